@@ -1,0 +1,63 @@
+# Two commands do everything: `make run` and `make test`. Both set up .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# dvc.yaml calls `dermtune` by name.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Nothing phones home. (HF_HUB_OFFLINE stays yours: `weights: timm` needs the hub.)
+export NO_ALBUMENTATIONS_UPDATE := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test check flow server bench lock clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv from requirements.lock, every package checked by its hash
+
+run: $(READY) ## images in, checked and exported model out: run what changed, then show where things are
+	dvc repro
+	dermtune summary
+
+test: $(READY) ## run the tests and report coverage; ARGS are pytest's, such as ARGS="-k splits"
+	python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(READY) ## formatter, linter, type checker and import rules
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+flow: $(READY) ## the same as run, as a Prefect flow; PREFECT_API_URL names a running server
+	python -m pipelines.train
+
+server: $(READY) ## a Prefect server on this machine, with its pages, until Ctrl-C
+	prefect server start
+
+bench: ## list the benchmarks; each prints the ratios that it measures
+	@ls benchmarks/*.py 2>/dev/null | sed 's|^|  $(BIN)/python |' || true
+
+lock: $(READY) ## write requirements.lock anew from pyproject.toml
+	uv pip compile pyproject.toml --quiet --extra train --group dev --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
+
+clean: ## remove what make and the tools made here; data/ and DVC's cache stay
+	rm -rf $(VENV) .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist
+	find src pipelines tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# uv comes out of the lock as well, so that pip checks the one package that it installs.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: dermtune needs Python 3.11 or later; name one, such as: make PYTHON=python3.12" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	awk '/^[^ #]/ {wanted = /^uv==/} wanted' requirements.lock > $(VENV)/uv.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(VENV)/uv.txt
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@

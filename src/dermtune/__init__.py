@@ -1,0 +1,1 @@
+"""dermtune: from dermoscopic images to a checked, exported model."""

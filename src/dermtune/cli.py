@@ -1,0 +1,302 @@
+"""The `dermtune` command: one subcommand a stage, and what the clinicians' side needs.
+
+The only module of the package that prints. Heavy imports wait until a command runs.
+"""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dermtune_bundle.errors import DermtuneError
+
+if TYPE_CHECKING:
+    from dermtune.params import Params
+    from dermtune_bundle.manifest import Manifest
+
+Folder = click.Path(path_type=Path)
+F = TypeVar("F", bound=Callable[..., None])
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="dermtune")
+def cli() -> None:
+    """From dermoscopic images to a checked, exported model."""
+
+
+def _in(name: str, what: str) -> Callable[[F], F]:
+    return click.option(name, type=Folder, required=True, help=what)
+
+
+_out = _in("--out", "Folder to write.")
+_params = click.option("--params", type=Folder, default="params.yaml", show_default=True, help="The choices.")
+
+
+def _read_params(path: Path) -> "Params":
+    """Check the whole of params.yaml before any work starts; from here on the command logs what it does."""
+    if find_spec("torch") is None:
+        raise DermtuneError("this command needs the training side: pip install 'dermtune[train]'")
+    from dermtune.backbone import check_backbone
+    from dermtune.params import read_params
+
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("dermtune").setLevel(logging.INFO)
+    params = read_params(path)
+    check_backbone(params.backbone)
+    return params
+
+
+@cli.command()
+@_params
+def check(params: Path) -> None:
+    """Check params.yaml: unknown keys, wrong types, impossible values."""
+    _read_params(params)
+    click.echo(f"{params}: all keys known, all values possible")
+
+
+@cli.command()
+@_params
+@_out
+def ingest(params: Path, out: Path) -> None:
+    """Stage 1: check, group, split and pack the source's images."""
+    from dermtune.stages.ingest import ingest as stage
+
+    choices = _read_params(params)
+    stage(choices.ingest, seed=choices.seed, out=out)
+
+
+@cli.command()
+@_params
+@_in("--images", "What ingest wrote.")
+@_out
+def augment(params: Path, images: Path, out: Path) -> None:
+    """Stage 2: make augmented views of the training images."""
+    from dermtune.stages.augment import augment as stage
+
+    choices = _read_params(params)
+    stage(choices.augment, input_size=choices.backbone.input_size, seed=choices.seed, images=images, out=out)
+
+
+@cli.command()
+@_params
+@_in("--views", "What augment wrote.")
+@_out
+def embed(params: Path, views: Path, out: Path) -> None:
+    """Stage 3: run the frozen trunk over every view, once."""
+    from dermtune.stages.embed import embed as stage
+
+    choices = _read_params(params)
+    stage(choices.embed, backbone=choices.backbone, views=views, out=out)
+
+
+@cli.command()
+@_params
+@_in("--images", "What ingest wrote.")
+@_in("--activations", "What embed wrote.")
+@_in("--checkpoint", "File that keeps an interrupted training; removed at its end.")
+@_out
+def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, out: Path) -> None:
+    """Stage 4: train the tail, calibrate it, write the deployable graph."""
+    from dermtune.stages.finetune import finetune as stage
+
+    choices = _read_params(params)
+    stage(
+        choices.finetune,
+        backbone=choices.backbone,
+        seed=choices.seed,
+        images=images,
+        activations=activations,
+        out=out,
+        checkpoint=checkpoint,
+    )
+
+
+@cli.command()
+@_params
+@_in("--images", "What ingest wrote.")
+@_in("--model", "What finetune wrote.")
+@_out
+def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
+    """Stage 5: read the test split, once, through the deployable graph."""
+    from dermtune.stages.evaluate import evaluate as stage
+
+    choices = _read_params(params)
+    stage(choices.evaluate, seed=choices.seed, images=images, model=model, out=out)
+
+
+@cli.command()
+@_params
+@_in("--model", "What finetune wrote.")
+@_in("--evaluation", "What evaluate wrote.")
+@_out
+def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
+    """Stage 6: write the bundle, unless the model misses a gate."""
+    from dermtune.stages.export import export as stage
+
+    choices = _read_params(params)
+    stage(choices.export, model=model, evaluation=evaluation, out=out)
+
+
+@cli.command()
+@click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
+def summary(data: Path) -> None:
+    """Show the last run's headline metrics, and where its bundle, report and plots are."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from dermtune.report import headline
+
+    metrics = data / "evaluate" / "metrics.json"
+    if not metrics.is_file():
+        raise DermtuneError(f"{metrics}: no run to show yet; run `make run` or `dvc repro` first")
+    table = Table("metric, on held-out lesions", "value [95% interval]")
+    for label, value in headline(json.loads(metrics.read_text(encoding="utf-8"))):
+        table.add_row(label, value)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    for what, place in (("bundle", "export"), ("report", "evaluate/report.html"), ("plots", "evaluate")):
+        console.print(f"{what}: {data / place}", highlight=False)
+
+
+@cli.command()
+@click.argument("bundle", type=Folder)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=Folder)
+@click.option(
+    "--format", "kind", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True
+)
+@click.option(
+    "--output", "-o", type=Folder, help="Write to this file instead of the terminal, whole or not at all."
+)
+def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | None) -> None:
+    """Classify images with a bundle that `dermtune export` wrote.
+
+    BUNDLE is the bundle's folder; it is verified first. Each PATH is an image (JPEG, PNG, BMP, TIFF, WebP) or
+    a folder, searched through and through. An image that cannot be read is named on standard error, the
+    others go on, and the exit code is 2.
+
+    \b
+    Examples:
+      dermtune predict data/export lesion.jpg
+      dermtune predict data/export images/ --format jsonl --output answers.jsonl
+
+    Each line of jsonl has path, predicted, malignant_probability, probabilities (class to calibrated
+    probability), decisions (operating point to true or false), bundle and notice; csv has the same columns.
+
+    Research use only: not for diagnosis.
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    from dermtune_bundle.bundle import Bundle
+    from dermtune_bundle.errors import ImageError
+    from dermtune_bundle.predict import find_images, predict_files, record, write_csv, write_jsonl
+
+    opened = Bundle.open(bundle)
+    found = find_images(paths)
+    if found.skipped:
+        click.echo(f"skipped, not image files: {_first_five(found.skipped)}", err=True)
+    if not found.images:
+        raise ImageError(f"{_first_five(paths)}: no image files")
+    failed = 0
+
+    def answers(images: Iterable[Path]) -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for path, outcome in predict_files(opened, images):
+            if isinstance(outcome, ImageError):
+                failed += 1
+                click.echo(f"error: {outcome}", err=True)
+            else:
+                yield record(opened, path, outcome)
+
+    with _open_output(output) as file:
+        if kind == "table":
+            _write_table(answers(_with_progress(found.images)), opened.manifest, file)
+        else:
+            write = write_jsonl if kind == "jsonl" else write_csv
+            # a bar and lines on one terminal would tear each other apart
+            write(answers(found.images if file.isatty() else _with_progress(found.images)), file)
+    if failed:
+        click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
+        sys.exit(2)
+
+
+@cli.command()
+@click.argument("bundle", type=Folder)
+def verify(bundle: Path) -> None:
+    """Check that a bundle is whole and unchanged, and that it runs here.
+
+    Every file is held against SHA256SUMS (none missing, added, changed or a link), bundle.json is read
+    strictly, and the graph is loaded. Anything amiss is named, with exit code 2. The version printed is the
+    SHA-256 of SHA256SUMS: compare it with the one that the sender tells you.
+
+    \b
+    Example:
+      dermtune verify data/export
+    """  # noqa: D301 (as above)
+    from dermtune_bundle.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    click.echo(f"ok: {opened.manifest.name}, {len(opened.manifest.classes)} classes")
+    click.echo(f"version: {opened.version}")
+    click.echo(opened.manifest.notice)
+
+
+def _first_five(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""  # noqa: PLR2004 (the first five)
+    return ", ".join(str(path) for path in paths[:5]) + more
+
+
+def _with_progress(images: list[Path]) -> Iterable[Path]:
+    from dermtune.progress import progress
+
+    return progress(images, "predict", len(images)) if sys.stderr.isatty() else images
+
+
+@contextmanager
+def _open_output(path: Path | None) -> Iterator[IO[str]]:
+    """The file, or standard output itself: a progress bar replaces sys.stdout while it runs."""
+    if path is None:
+        yield sys.stdout
+        return
+    from dermtune_bundle.files import atomic_path
+
+    try:
+        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+    except OSError as error:
+        raise DermtuneError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _write_table(records: Iterable[dict[str, Any]], manifest: "Manifest", file: IO[str]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    titles = {known.name: known.title for known in manifest.classes}
+    table = Table(title=manifest.name, caption=manifest.notice)
+    table.add_column("image", overflow="fold")
+    table.add_column("most probable")
+    for name in ("probability", "malignant", *(point.name for point in manifest.operating_points)):
+        table.add_column(name, justify="right")
+    for row in records:
+        numbers = (row["probabilities"][row["predicted"]], row["malignant_probability"])
+        decisions = ("yes" if decision else "no" for decision in row["decisions"].values())
+        table.add_row(
+            escape(row["path"]),
+            escape(titles[row["predicted"]]),
+            *(f"{number:.3f}" for number in numbers),
+            *decisions,
+        )
+    Console(file=file).print(table)
+
+
+def main() -> None:
+    """Run the command line; an error that a person can mend is one line and exit code 2."""
+    try:
+        cli(standalone_mode=True)
+    except DermtuneError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,296 @@
+"""The figures of the pipeline: plain data in, a matplotlib Figure out; one style, bytes that never vary.
+
+Nothing global is touched: no pyplot, no backend, no rcParams that outlive a call. Colours are those of Okabe
+and Ito (Color Universal Design, 2008), which people with any colour vision can tell apart.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from dermtune_bundle.files import atomic_path
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BLUE: Final = "#0072B2"
+VERMILION: Final = "#D55E00"
+GREEN: Final = "#009E73"
+GREY: Final = "#6B7280"
+_PALE: Final = "#D1D5DB"
+DrawStyle: TypeAlias = Literal["default", "steps-post"]
+_DPI: Final = 120
+_styled = mpl.rc_context(
+    {
+        "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
+        "font.size": 9,
+        "text.parse_math": False,  # a class or an image may be called "$x$"
+        "axes.titlesize": 9.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": "#374151",
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#E5E7EB",
+        "grid.linewidth": 0.7,
+        "xtick.color": GREY,
+        "ytick.color": GREY,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "figure.dpi": _DPI,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One class's curve, and the words above it.
+
+    Points of a precision-recall curve come with the highest recall first, as scikit-learn gives them: each
+    precision then holds down to the next recall, which is what average precision sums.
+    """
+
+    title: str
+    caption: str
+    """The area with its interval, and n."""
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    chance: float | None = None
+    """Height of the line that guessing gives; None for the diagonal."""
+    mark: tuple[float, float] | None = None
+    """The operating point."""
+
+
+@_styled
+def confusion_matrix(
+    counts: NDArray[np.int64], titles: Sequence[str], recalls: Sequence[str], *, note: str
+) -> Figure:
+    """Images by true class (row) and predicted class (column): counts, and each one's share of its row.
+
+    Args:
+        counts: (K, K).
+        titles: K names.
+        recalls: K texts such as `0.81 [0.74, 0.88]`, written at the end of each row.
+        note: what n is and how the intervals were made.
+    """
+    size = len(titles)
+    figure = Figure(figsize=(3.4 + 0.78 * size, 2.0 + 0.62 * size), layout="constrained")
+    axes = figure.add_subplot()
+    rows = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for row, column in np.ndindex(size, size):
+        count, part = counts[row, column], shares[row, column]
+        if count:
+            color = "white" if part > 0.55 else "#111827"  # noqa: PLR2004 (the map darkens there)
+            weight = "bold" if row == column else "normal"
+            axes.text(column, row - 0.13, f"{count:,}", ha="center", va="center", color=color, weight=weight)
+            axes.text(column, row + 0.22, f"{part:.0%}", ha="center", va="center", color=color, fontsize=7)
+    labels = [fill(title, 16) for title in titles]
+    axes.set_xticks(range(size), labels, rotation=40, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(size), [f"{x}\nn = {n:,}" for x, n in zip(labels, rows[:, 0], strict=True)])
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(range(size), recalls, color="#111827")
+    right.set_ylabel("found, with 95% interval")
+    for side in (axes, right):
+        side.tick_params(length=0)
+        side.spines[:].set_visible(False)
+    axes.grid(visible=False)
+    axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix: images, and share of the true class")
+    _note(figure, note)
+    return figure
+
+
+@_styled
+def roc_curves(curves: Sequence[Curve], *, note: str) -> Figure:
+    """ROC curves, a panel a class; the others lie behind it in grey."""
+    title, xlabel, ylabel = "ROC: one class against the rest", "false positives, share", "found, share"
+    return _panels(curves, title, xlabel, ylabel, note, drawstyle="default")
+
+
+@_styled
+def pr_curves(curves: Sequence[Curve], *, note: str) -> Figure:
+    """Precision-recall curves, a panel a class; the others lie behind it in grey."""
+    title = "Precision and recall: one class against the rest"
+    return _panels(curves, title, "recall", "precision", note, drawstyle="steps-post")
+
+
+@_styled
+def reliability(panels: "Sequence[tuple[str, str, pd.DataFrame]]", *, note: str) -> Figure:
+    """Given probability against what was so, and how many images each bin holds.
+
+    Args:
+        panels: title, what the probability is of, and a table as of `metrics.reliability_table`, each.
+        note: what n is and how the intervals were made.
+    """
+    figure = Figure(figsize=(4.2 * len(panels), 4.9), layout="constrained")
+    grid = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
+    for (upper, lower), (title, what, table) in zip(grid.T, panels, strict=True):
+        middle, width = (table["low"] + table["high"]) / 2, table["high"] - table["low"]
+        below = np.clip(table["observed"] - table["observed_low"], 0, None)
+        above = np.clip(table["observed_high"] - table["observed"], 0, None)
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect")
+        upper.errorbar(
+            table["predicted"],
+            table["observed"],
+            yerr=np.array([below, above]),
+            color=BLUE,
+            marker="o",
+            markersize=5,
+            linewidth=1.2,
+            capsize=2,
+            label="measured, 95% interval",
+        )
+        upper.set(title=title, ylabel="share that was so", xlim=(0, 1), ylim=(0, 1.02))
+        upper.legend(loc="upper left", fontsize=8)
+        bars = lower.bar(middle, table["n"], width=width * 0.92, color=BLUE, alpha=0.75)
+        lower.bar_label(bars, fontsize=7, color="#374151", padding=1)
+        lower.set(xlabel=what, ylabel="images", ylim=(0, table["n"].max() * 1.25))
+    _note(figure, note)
+    return figure
+
+
+@_styled
+def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
+    """Losses, validation scores and learning rate over the epochs.
+
+    Args:
+        history: history.csv: `epoch, lr, train_loss, val_loss, val_auroc, val_balanced_accuracy`.
+        note: for instance how many images the splits hold.
+    """
+    figure = Figure(figsize=(9.6, 3.2), layout="constrained")
+    losses, scores, rate = figure.subplots(1, 3, sharex=True)
+    epochs = history["epoch"]
+    losses.plot(epochs, history["train_loss"], color=GREY, marker="s", markersize=3.5, label="training")
+    losses.plot(epochs, history["val_loss"], color=BLUE, marker="o", markersize=4, label="validation")
+    losses.set(title="Loss", ylim=(0, None))
+    scores.plot(epochs, history["val_auroc"], color=BLUE, marker="o", markersize=4, label="AUROC, macro")
+    scores.plot(
+        epochs,
+        history["val_balanced_accuracy"],
+        color=VERMILION,
+        marker="^",
+        markersize=4,
+        label="balanced accuracy",
+    )
+    scores.set(title="Validation", ylim=(0, 1.02))
+    best = int(np.argmax(history["val_auroc"].to_numpy()))
+    scores.annotate(
+        f"{history['val_auroc'][best]:.3f}",
+        (epochs[best], history["val_auroc"][best]),
+        xytext=(0, -13),
+        textcoords="offset points",
+        ha="center",
+        color=BLUE,
+        fontsize=8,
+    )
+    rate.plot(epochs, history["lr"], color=GREEN, marker="o", markersize=4)
+    rate.set(title="Learning rate of the classifier", ylim=(0, None))
+    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
+    for axes in (losses, scores, rate):
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    losses.legend(fontsize=8)
+    scores.legend(fontsize=8, loc="lower right")
+    epochs_run = f"{len(history)} epoch{'s' if len(history) > 1 else ''}"
+    _note(figure, note or f"{epochs_run}; the number stands at the best AUROC on validation.")
+    return figure
+
+
+@_styled
+def contact_sheet(
+    rows: Sequence[Sequence[NDArray[np.uint8]]], row_titles: Sequence[str], title: str
+) -> Figure:
+    """Small images in rows, for people to look at; one pixel of an image is one of the figure.
+
+    Args:
+        rows: square images uint8 (S, S, 3), all of one S; rows may differ in length.
+        row_titles: one a row.
+        title: above them all.
+    """
+    side = max((image.shape[0] for row in rows for image in row), default=0)
+    gap, left, top = 4, 150, 34  # pixels
+    width = max((len(row) for row in rows), default=0) * (side + gap)
+    height = len(rows) * (side + gap)
+    sheet = np.full((max(1, height), max(1, width), 3), 255, np.uint8)
+    for line, row in enumerate(rows):
+        for column, image in enumerate(row):
+            y, x = line * (side + gap), column * (side + gap)
+            sheet[y : y + image.shape[0], x : x + image.shape[1]] = image
+    full_width, full_height = max(left + width, 420), top + height
+    figure = Figure(figsize=(full_width / _DPI, full_height / _DPI))
+    figure.text(10 / full_width, 1 - 12 / full_height, title, va="top", weight="bold", fontsize=10)
+    figure.figimage(sheet, xo=left, yo=0)
+    for line, row_title in enumerate(row_titles):
+        middle = 1 - (top + line * (side + gap) + side / 2) / full_height
+        text = fill(row_title, 18)
+        figure.text((left - 10) / full_width, middle, text, ha="right", va="center", fontsize=8)
+    return figure
+
+
+@_styled
+def to_png(figure: Figure) -> bytes:
+    """The figure as PNG; the same figure always gives the same bytes."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(to_png(figure))
+
+
+def _panels(
+    curves: Sequence[Curve], title: str, xlabel: str, ylabel: str, note: str, *, drawstyle: DrawStyle
+) -> Figure:
+    columns = min(4, max(1, len(curves)))
+    lines = max(1, -(-len(curves) // columns))
+    figure = Figure(figsize=(0.4 + 2.5 * columns, 0.9 + 3.0 * lines), layout="constrained")
+    figure.suptitle(f"{title}\n", x=0.01, ha="left", weight="bold", fontsize=10.5)
+    grid = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False)
+    for place, axes in enumerate(grid.flat):
+        if place < len(curves):
+            _panel(axes, curves, curves[place], drawstyle)
+        else:
+            axes.set_visible(False)
+        last_of_its_column = place + columns >= len(curves)
+        axes.tick_params(labelbottom=last_of_its_column)
+        axes.set_xlabel(xlabel if last_of_its_column else "")
+    for axes in grid[:, 0]:
+        axes.set_ylabel(ylabel)
+    _note(figure, note)
+    return figure
+
+
+def _panel(axes: Axes, curves: Sequence[Curve], curve: Curve, drawstyle: DrawStyle) -> None:
+    for other in curves:
+        axes.plot(other.x, other.y, color=_PALE, linewidth=0.8, drawstyle=drawstyle)
+    chance = [0, 1] if curve.chance is None else [curve.chance, curve.chance]
+    axes.plot([0, 1], chance, color=GREY, linestyle="--", linewidth=0.9)
+    axes.plot(curve.x, curve.y, color=BLUE, drawstyle=drawstyle)
+    if curve.mark:
+        axes.plot(*curve.mark, color=VERMILION, marker="D", markersize=6, markeredgecolor="white")
+    axes.set_title(fill(curve.title, 26), fontsize=9, pad=31)
+    axes.text(0, 1.03, curve.caption, transform=axes.transAxes, fontsize=8, color="#374151")
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03), box_aspect=1, xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
+
+
+def _note(figure: Figure, note: str) -> None:
+    figure.supxlabel(f"\n{note}", x=0.01, ha="left", fontsize=7.5, color=GREY)

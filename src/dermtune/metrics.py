@@ -1,0 +1,375 @@
+"""How good predictions are, with 95% intervals by bootstrap over lesions: pure functions on arrays.
+
+A draw of lesions with replacement is nothing but a whole number of times that each image counts. So a
+`Metric` is its value on all images and the same under image weights, for many draws at once.
+
+What can't be computed is undefined: None, or NaN within draws; never 0 or 1.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+from dermtune_bundle.manifest import OperatingPoint
+
+Floats: TypeAlias = NDArray[np.float64]
+Bools: TypeAlias = NDArray[np.bool_]
+Labels: TypeAlias = NDArray[np.int64]
+Key = TypeVar("Key")
+
+BINS = 10
+"""Bins of equal width between 0 and 1, for the calibration error and the reliability tables."""
+_CHUNK = 1 << 18  # weights in memory at once: 2 MiB, which also fits a processor's cache
+_DIGITS = 6
+_MACRO_MEANS: dict[str, tuple[str, ...]] = {
+    "auroc": ("auroc", "macro"),
+    "average_precision": ("average_precision", "macro"),
+    "recall": ("balanced_accuracy",),
+}
+_UNDEFINED = "the test split holds no such image, or no other"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of one sample of images."""
+
+    value: float | None
+    """On all images, each counted once; None where undefined."""
+    weighted: Callable[[Floats], Floats]
+    """Weights (draws, N) to values (draws,), NaN where undefined."""
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A metric and its values over the draws of a bootstrap."""
+
+    value: float | None
+    draws: Floats
+    """(draws,), NaN where undefined."""
+    classes: int | None = None
+    """How many classes a macro mean is over; None for other metrics."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric with its 95% interval; all None where undefined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    left_out: int = 0
+    """Draws in which the metric was undefined; the interval is over the others."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of N images, and what they were."""
+
+    classes: tuple[str, ...]
+    """K names, in the order of the columns of `probabilities`."""
+    probabilities: Floats
+    """(N, K)"""
+    labels: Labels
+    """(N,) indices of `classes`."""
+    lesions: NDArray[np.object_]
+    """(N,) ids; images of one lesion are drawn together."""
+
+    def of(self, name: str) -> tuple[Floats, Bools]:
+        """One class against the rest: scores (N,) and which images are of it (N,)."""
+        column = self.classes.index(name)
+        return self.probabilities[:, column], self.labels == column
+
+
+def share(values: NDArray[Any], among: Bools) -> Metric:
+    """Mean of values (N,) over the images `among` (N,), for instance the share of them that was found."""
+    kept = np.where(among, values, 0).astype(np.float64)
+    counted = among.astype(np.float64)
+
+    def weighted(weights: Floats) -> Floats:
+        return _ratio(weights @ kept, weights @ counted)
+
+    return Metric(float(values[among].mean()) if among.any() else None, weighted)
+
+
+def accuracy(probabilities: Floats, labels: Labels) -> Metric:
+    """Share of images whose most probable class is theirs."""
+    return share(probabilities.argmax(axis=1) == labels, np.ones(len(labels), bool))
+
+
+def recall(probabilities: Floats, labels: Labels, column: int) -> Metric:
+    """Share of a class's images whose most probable class it is; their macro mean is balanced accuracy."""
+    return share(probabilities.argmax(axis=1) == labels, labels == column)
+
+
+def sensitivity(scores: Floats, positive: Bools, threshold: float) -> Metric:
+    """Share of the positives with a score of at least the threshold."""
+    return share(scores >= threshold, positive)
+
+
+def specificity(scores: Floats, positive: Bools, threshold: float) -> Metric:
+    """Share of the negatives with a score below the threshold."""
+    return share(scores < threshold, ~positive)
+
+
+def brier(probabilities: Floats, labels: Labels) -> Metric:
+    """Squared error summed over the classes: 0 is perfect, 2 is worst.
+
+    Source: Brier, Verification of forecasts expressed in terms of probability, 1950.
+    """
+    truth = np.eye(probabilities.shape[1])[labels]
+    return share(((probabilities - truth) ** 2).sum(axis=1), np.ones(len(labels), bool))
+
+
+def expected_calibration_error(probabilities: Floats, labels: Labels) -> Metric:
+    """Mean distance, over images, between a bin's confidence and accuracy; top label, `BINS` equal bins.
+
+    Source: Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    confidence, right = top_label(probabilities, labels)
+    gaps = np.eye(BINS)[_bin(confidence)] * (confidence - right)[:, None]  # (N, BINS)
+
+    def weighted(weights: Floats) -> Floats:
+        return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
+
+    return Metric(_only(weighted, len(labels)), weighted)
+
+
+def auroc(scores: Floats, positive: Bools) -> Metric:
+    """Area under the ROC curve: how often a positive scores above a negative, ties counting half."""
+    order = np.flatnonzero(~positive)[np.argsort(scores[~positive])]  # negatives, lowest score first
+    positives = np.flatnonzero(positive)
+    below = np.searchsorted(scores[order], scores[positives], "left")
+    up_to = np.searchsorted(scores[order], scores[positives], "right")
+
+    def weighted(weights: Floats) -> Floats:
+        negatives, found = _running_sum(weights[:, order]), weights[:, positives]
+        wins = np.einsum("dp,dp->d", found, negatives[:, below] + negatives[:, up_to]) / 2
+        return _ratio(wins, found.sum(axis=1) * negatives[:, -1])
+
+    defined = positive.any() and not positive.all()
+    return Metric(float(roc_auc_score(positive, scores)) if defined else None, weighted)
+
+
+def average_precision(scores: Floats, positive: Bools) -> Metric:
+    """Mean, over the positives, of the precision at each one's score."""
+    positives = np.flatnonzero(positive)[np.argsort(-scores[positive])]  # highest score first
+    others = np.flatnonzero(~positive)[np.argsort(-scores[~positive])]
+    hits = np.searchsorted(-scores[positives], -scores[positives], "right")  # positives that score as high
+    alarms = np.searchsorted(-scores[others], -scores[positives], "right")  # negatives that do
+
+    def weighted(weights: Floats) -> Floats:
+        found = weights[:, positives]
+        true = _running_sum(found)[:, hits]
+        false = _running_sum(weights[:, others])[:, alarms]
+        precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
+        return _ratio(np.einsum("dp,dp->d", found, precision), found.sum(axis=1))
+
+    return Metric(float(average_precision_score(positive, scores)) if positive.any() else None, weighted)
+
+
+def macro(sampled: Sequence[Sampled]) -> Sampled:
+    """Mean over the classes in which the metric is defined, and how many they are.
+
+    A draw that lacks one of these classes is undefined: the mean of the others would be another metric.
+    """
+    defined = [one for one in sampled if one.value is not None]
+    if not defined:
+        return Sampled(None, np.full_like(sampled[0].draws, np.nan), classes=0)
+    value = float(np.mean([one.value for one in defined if one.value is not None]))
+    return Sampled(value, np.mean([one.draws for one in defined], axis=0), classes=len(defined))
+
+
+def lesion_weights(lesions: NDArray[np.object_], *, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
+    """How often each image counts when lesions are drawn with replacement, in chunks (some draws, N)."""
+    _, index = np.unique(lesions, return_inverse=True)
+    count = int(index.max()) + 1
+    rows = max(1, _CHUNK // len(lesions))
+    for start in range(0, draws, rows):
+        size = (min(rows, draws - start), count)
+        flat = rng.integers(count, size=size) + count * np.arange(size[0])[:, None]
+        yield np.bincount(flat.ravel(), minlength=size[0] * count).reshape(size)[:, index].astype(np.float64)
+
+
+def resample(
+    metrics: Mapping[Key, Metric],
+    lesions: NDArray[np.object_],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[Key, Sampled]:
+    """Bootstrap all metrics on the same draws of lesions, so that they can be averaged and compared.
+
+    Args:
+        metrics: of the same N images.
+        lesions: (N,) ids.
+        draws: how many.
+        rng: where the draws come from.
+    """
+    chunks = [
+        {key: metric.weighted(weights) for key, metric in metrics.items()}
+        for weights in lesion_weights(lesions, draws=draws, rng=rng)
+    ]
+    return {
+        key: Sampled(metric.value, np.concatenate([chunk[key] for chunk in chunks]))
+        for key, metric in metrics.items()
+    }
+
+
+def estimate(sampled: Sampled) -> Estimate:
+    """Value and 95% percentile interval; draws in which the metric is undefined are left out and counted."""
+    defined = sampled.draws[~np.isnan(sampled.draws)]
+    left_out = len(sampled.draws) - len(defined)
+    if sampled.value is None or not len(defined):
+        return Estimate(sampled.value, None, None, left_out)
+    low, high = np.percentile(defined, [2.5, 97.5])
+    return Estimate(sampled.value, float(low), float(high), left_out)
+
+
+def measure(
+    predictions: Predictions, points: Sequence[OperatingPoint], *, draws: int, rng: np.random.Generator
+) -> dict[tuple[str, ...], Sampled]:
+    """Every metric, as (name,), (name, class), (name, "macro") or (name, operating point)."""
+    probabilities, labels = predictions.probabilities, predictions.labels
+    metrics: dict[tuple[str, ...], Metric] = {
+        ("accuracy",): accuracy(probabilities, labels),
+        ("brier",): brier(probabilities, labels),
+        ("ece",): expected_calibration_error(probabilities, labels),
+    }
+    for column, name in enumerate(predictions.classes):
+        metrics["auroc", name] = auroc(*predictions.of(name))
+        metrics["average_precision", name] = average_precision(*predictions.of(name))
+        metrics["recall", name] = recall(probabilities, labels, column)
+    for point in points:
+        metrics["sensitivity", point.name] = sensitivity(*predictions.of(point.target), point.threshold)
+        metrics["specificity", point.name] = specificity(*predictions.of(point.target), point.threshold)
+    sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+
+    for metric, mean in _MACRO_MEANS.items():
+        sampled[mean] = macro([sampled[metric, name] for name in predictions.classes])
+    return sampled
+
+
+def summarize(
+    predictions: Predictions,
+    points: Sequence[OperatingPoint],
+    measured: Mapping[tuple[str, ...], Sampled],
+) -> dict[str, Any]:
+    """What metrics.json holds: {metric: {class: {value, low, high}}}, rounded so that a diff reads well.
+
+    `undefined` counts, for each metric, the classes that its macro mean lacks and the most draws that any
+    of its intervals lacks.
+    """
+    tree: dict[str, Any] = {
+        "n_images": len(predictions.labels),
+        "n_lesions": len(np.unique(predictions.lesions)),
+    }
+    undefined: dict[str, dict[str, int]] = {}
+    for (metric, *scope), sampled in sorted(measured.items()):
+        found = estimate(sampled)
+        if scope:
+            tree.setdefault(metric, {})[scope[0]] = _rounded(found)
+        else:
+            tree[metric] = _rounded(found)
+        counts = undefined.setdefault(metric, {"draws": 0})
+        counts["draws"] = max(counts["draws"], found.left_out)
+        if sampled.classes is not None:
+            counts["classes"] = len(predictions.classes) - sampled.classes
+    tree["threshold"] = {point.name: round(point.threshold, _DIGITS) for point in points}
+    return tree | {"undefined": undefined}
+
+
+def _rounded(found: Estimate) -> dict[str, Any]:
+    numbers = {"value": found.value, "low": found.low, "high": found.high}
+    rounded = {name: None if number is None else round(number, _DIGITS) for name, number in numbers.items()}
+    return rounded if found.value is not None else {**rounded, "reason": _UNDEFINED}
+
+
+def top_label(probabilities: Floats, labels: Labels) -> tuple[Floats, Bools]:
+    """The probability of the most probable class (N,), and whether it is the right one (N,)."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+
+def reliability_table(
+    scores: Floats,
+    outcomes: Bools,
+    lesions: NDArray[np.object_],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """Of images that were given about this probability, how many were so: one row a bin that holds any.
+
+    Columns: `low, high` (the bin), `n`, `predicted` (mean score), `observed` (share), `observed_low,
+    observed_high` (95% interval).
+    """
+    bins = _bin(scores)
+    held = [int(b) for b in np.unique(bins)]
+    observed = resample({b: share(outcomes, bins == b) for b in held}, lesions, draws=draws, rng=rng)
+    rows = []
+    for b in held:
+        found = estimate(observed[b])
+        rows.append(
+            {
+                "low": b / BINS,
+                "high": (b + 1) / BINS,
+                "n": int((bins == b).sum()),
+                "predicted": scores[bins == b].mean(),
+                "observed": found.value,
+                "observed_low": found.low,
+                "observed_high": found.high,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def roc_table(predictions: Predictions) -> pd.DataFrame:
+    """ROC curves: `class, fpr, tpr, threshold`, for each class in which both rates are defined."""
+
+    def curve(scores: Floats, positive: Bools) -> dict[str, Floats]:
+        fpr, tpr, thresholds = roc_curve(positive, scores)
+        return {"fpr": fpr, "tpr": tpr, "threshold": np.minimum(thresholds, 1)}  # the first is infinite
+
+    named = ((name, *predictions.of(name)) for name in predictions.classes)
+    found = ((name, curve(scores, positive)) for name, scores, positive in named if 0 < positive.mean() < 1)
+    return _stack(found, ["class", "fpr", "tpr", "threshold"])
+
+
+def pr_table(predictions: Predictions) -> pd.DataFrame:
+    """Precision-recall curves: `class, recall, precision, threshold`, for each class that occurs."""
+
+    def curve(scores: Floats, positive: Bools) -> dict[str, Floats]:
+        precision, found, thresholds = precision_recall_curve(positive, scores, drop_intermediate=True)
+        return {"recall": found, "precision": precision, "threshold": np.append(thresholds, 1)}
+
+    named = ((name, *predictions.of(name)) for name in predictions.classes)
+    found = ((name, curve(scores, positive)) for name, scores, positive in named if positive.any())
+    return _stack(found, ["class", "recall", "precision", "threshold"])
+
+
+def _stack(curves: Iterable[tuple[str, dict[str, Floats]]], columns: list[str]) -> pd.DataFrame:
+    tables = [pd.DataFrame({"class": name, **curve})[columns] for name, curve in curves]
+    return pd.concat(tables, ignore_index=True).round(_DIGITS) if tables else pd.DataFrame(columns=columns)
+
+
+def _bin(scores: Floats) -> Labels:
+    return np.clip((scores * BINS).astype(np.int64), 0, BINS - 1)
+
+
+def _running_sum(weights: Floats) -> Floats:
+    """(D, n) to (D, n + 1): the sum of the first 0, 1, …, n weights of each row."""
+    sums = np.zeros((weights.shape[0], weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def _only(weighted: Callable[[Floats], Floats], count: int) -> float | None:
+    return float(weighted(np.ones((1, count)))[0]) if count else None

@@ -1,0 +1,54 @@
+"""torch modules to ONNX files: one self-contained file, quiet, with the sizes that may vary left open."""
+
+import contextlib
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_OPSET = 18  # the first with antialiased Resize
+
+
+def export_onnx(
+    module: nn.Module,
+    example: Tensor,
+    path: Path,
+    *,
+    dynamic: dict[int, Any],
+    inputs: list[str],
+    outputs: list[str],
+) -> None:
+    """Export a module in eval mode to one .onnx file.
+
+    Args:
+        module: takes one tensor.
+        example: traced with; its dimensions named in `dynamic` must be at least 2.
+        path: of the file.
+        dynamic: which of the example's dimensions may vary.
+        inputs: the input's name.
+        outputs: the outputs' names, in order.
+    """
+    onnx_log = logging.getLogger("torch.onnx")
+    level = onnx_log.level
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")  # the exporter warns of its own internals
+        onnx_log.setLevel(logging.ERROR)
+        try:
+            torch.onnx.export(
+                module,
+                (example,),
+                path,
+                dynamo=True,
+                opset_version=_OPSET,
+                external_data=False,
+                dynamic_shapes=(dynamic,),
+                input_names=inputs,
+                output_names=outputs,
+                verbose=False,
+            )
+        finally:
+            onnx_log.setLevel(level)

@@ -1,0 +1,34 @@
+"""All of params.yaml: the section of each stage, and those that stages share."""
+
+from pathlib import Path
+
+from dermtune.config import BackboneConfig, Sections
+from dermtune.stages.augment import AugmentConfig
+from dermtune.stages.embed import EmbedConfig
+from dermtune.stages.evaluate import EvaluateConfig
+from dermtune.stages.export import ExportConfig
+from dermtune.stages.finetune import FinetuneConfig
+from dermtune.stages.ingest import IngestConfig
+
+
+class Params(Sections):
+    """params.yaml."""
+
+    seed: int
+    """Every random draw comes from it."""
+    ingest: IngestConfig
+    augment: AugmentConfig
+    backbone: BackboneConfig
+    embed: EmbedConfig
+    finetune: FinetuneConfig
+    evaluate: EvaluateConfig
+    export: ExportConfig
+
+
+def read_params(path: Path) -> Params:
+    """Read and check the whole of params.yaml, so that a mistake in any section shows before any work starts.
+
+    Raises:
+        ConfigError: names each bad key, its value and what is allowed.
+    """
+    return Params.read(path)

@@ -1,0 +1,297 @@
+"""The evaluation for people: figures, the headline numbers, and one HTML file that needs nothing else."""
+
+import io
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, StrictUndefined
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from dermtune.figures import Curve, confusion_matrix, pr_curves, reliability, roc_curves
+from dermtune.metrics import (
+    Predictions,
+    Sampled,
+    estimate,
+    measure,
+    pr_table,
+    reliability_table,
+    roc_table,
+    top_label,
+)
+from dermtune_bundle.decode import resize
+from dermtune_bundle.manifest import NOTICE, Contract, Diagnosis, OperatingPoint
+
+_SYNTHETIC = "synthetic"
+_MISSES, _THUMBNAIL = 12, 160  # images, pixels
+
+
+@dataclass(frozen=True)
+class Miss:
+    """An image of a target class that the model calls something else."""
+
+    image_id: str
+    score: float
+    """The target's probability, below the threshold."""
+    predicted: str
+    """Title of the most probable class."""
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the figures and the report are made from."""
+
+    contract: Contract
+    predictions: Predictions
+    measured: Mapping[tuple[str, ...], Sampled]
+    roc: pd.DataFrame
+    pr: pd.DataFrame
+    reliability: Mapping[str, pd.DataFrame]
+    """`top label` and each operating point's target: a table as of `metrics.reliability_table`."""
+    draws: int
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What the figures show, as tables by name: `confusion, roc, pr, reliability`."""
+        names = np.array(self.predictions.classes)
+        predicted = self.predictions.probabilities.argmax(axis=1)
+        reliability = [table.assign(of=name) for name, table in self.reliability.items()]
+        return {
+            "confusion": pd.DataFrame(
+                {"actual": names[self.predictions.labels], "predicted": names[predicted]}
+            ),
+            "roc": self.roc,
+            "pr": self.pr,
+            "reliability": pd.concat(reliability, ignore_index=True),
+        }
+
+    def note(self) -> str:
+        """What n is, and how the intervals were made; goes below every figure."""
+        images, lesions = len(self.predictions.labels), len(np.unique(self.predictions.lesions))
+        return (
+            f"n = {images:,} images of {lesions:,} lesions (test split). "
+            f"Intervals: 95%, {self.draws:,} bootstrap draws of lesions."
+        )
+
+
+def evaluation_of(
+    contract: Contract,
+    test: pd.DataFrame,
+    probabilities: NDArray[np.float64],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> Evaluation:
+    """Measure all that the report shows.
+
+    Args:
+        contract: what the columns of `probabilities` mean, and the operating points.
+        test: rows of the image table, in the order of `probabilities`.
+        probabilities: (N, K).
+        draws: how many draws of lesions stand behind each interval.
+        rng: where they come from.
+    """
+    names = tuple(known.name for known in contract.classes)
+    labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
+    predictions = Predictions(names, probabilities, labels, test["lesion_id"].to_numpy(dtype=object))
+    shown = {"top label": top_label(probabilities, labels)}
+    shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
+    return Evaluation(
+        contract=contract,
+        predictions=predictions,
+        measured=measure(predictions, contract.operating_points, draws=draws, rng=rng),
+        roc=roc_table(predictions),
+        pr=pr_table(predictions),
+        reliability={
+            name: reliability_table(*pair, predictions.lesions, draws=draws, rng=rng)
+            for name, pair in shown.items()
+        },
+        draws=draws,
+    )
+
+
+def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The metrics to look at first, of what metrics.json holds: label and `value [low, high]`."""
+    rows = [
+        ("AUROC, macro", metrics["auroc"]["macro"]),
+        ("Balanced accuracy", metrics["balanced_accuracy"]),
+        ("Average precision, macro", metrics["average_precision"]["macro"]),
+    ]
+    for name, threshold in metrics["threshold"].items():
+        rows.append((f"Sensitivity, {name} ≥ {threshold:.3f}", metrics["sensitivity"][name]))
+        rows.append((f"Specificity, {name} ≥ {threshold:.3f}", metrics["specificity"][name]))
+    rows += [
+        ("Accuracy", metrics["accuracy"]),
+        ("Brier score (0 best, 2 worst)", metrics["brier"]),
+        ("Calibration error", metrics["ece"]),
+    ]
+    return [(label, with_interval(metric)) for label, metric in rows]
+
+
+def with_interval(metric: Mapping[str, Any]) -> str:
+    """A metric of metrics.json as `0.912 [0.880, 0.941]`."""
+    if metric["value"] is None:
+        return "undefined"
+    if metric["low"] is None:
+        return f"{metric['value']:.3f}"
+    return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
+
+
+def draw_figures(evaluation: Evaluation) -> dict[str, Figure]:
+    """Confusion matrix, ROC, precision-recall and reliability, by file name without suffix."""
+    predictions, note = evaluation.predictions, evaluation.note()
+    classes = evaluation.contract.classes
+    size = len(classes)
+    counts = np.zeros((size, size), np.int64)
+    np.add.at(counts, (predictions.labels, predictions.probabilities.argmax(axis=1)), 1)
+    recalls = [_text(evaluation.measured["recall", known.name]) for known in classes]
+    titles = {"top label": "Most probable class"} | {known.name: known.title for known in classes}
+    panels = [(titles[name], "probability given", table) for name, table in evaluation.reliability.items()]
+    return {
+        "confusion": confusion_matrix(counts, [known.title for known in classes], recalls, note=note),
+        "roc": roc_curves([c for known in classes if (c := _roc(evaluation, known))], note=note),
+        "pr": pr_curves([c for known in classes if (c := _pr(evaluation, known))], note=note),
+        "reliability": reliability(panels, note=note),
+    }
+
+
+def most_confident_misses(
+    evaluation: Evaluation,
+    point: OperatingPoint,
+    image_ids: Sequence[str],
+    read: Callable[[int], NDArray[np.uint8]],
+) -> list[Miss]:
+    """Images of the point's target that stay below its threshold, lowest first, at most twelve.
+
+    Args:
+        evaluation: N predictions.
+        point: the target and its threshold.
+        image_ids: N of them.
+        read: from a row to its image, uint8 (H, W, 3).
+    """
+    scores, positive = evaluation.predictions.of(point.target)
+    missed = np.flatnonzero(positive & (scores < point.threshold))
+    lowest_first = missed[np.argsort(scores[missed], kind="stable")][:_MISSES]
+    best = evaluation.predictions.probabilities.argmax(axis=1)
+    return [
+        Miss(
+            image_id=image_ids[row],
+            score=float(scores[row]),
+            predicted=evaluation.contract.classes[best[row]].title,
+            jpeg=_jpeg(resize(read(int(row)), _THUMBNAIL)),
+        )
+        for row in lowest_first
+    ]
+
+
+def render(
+    evaluation: Evaluation,
+    metrics: Mapping[str, Any],
+    table: pd.DataFrame,
+    *,
+    pngs: Mapping[str, bytes],
+    misses: Mapping[str, Sequence[Miss]],
+) -> str:
+    """Write the report as one self-contained HTML page: no script, nothing fetched.
+
+    Args:
+        evaluation: the predictions and what was measured on them.
+        metrics: what metrics.json holds.
+        table: the image table, all splits.
+        pngs: the figures by name; those that the page does not know are left out.
+        misses: by operating point, the most confident ones first.
+    """
+    counts = pd.crosstab(table["label"], table["split"]).reindex(
+        index=evaluation.predictions.classes, columns=["train", "val", "test"], fill_value=0
+    )
+    test = table[table["split"] == "test"]
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"interval": with_interval, "data_uri": _data_uri, "flatten": _flatten}
+    template = environment.from_string(files("dermtune").joinpath("report.html").read_text(encoding="utf-8"))
+    return template.render(
+        notice=NOTICE,
+        synthetic=bool((test["source"] == _SYNTHETIC).any()),
+        sources=sorted({str(source) for source in test["source"].dropna()}),
+        contract=evaluation.contract,
+        titles={known.name: known.title for known in evaluation.contract.classes},
+        metrics=metrics,
+        headline=headline(metrics),
+        counts=counts.to_dict("index"),
+        totals=counts.sum().to_dict(),
+        lesions=table.groupby("split")["lesion_id"].nunique().to_dict(),
+        draws=evaluation.draws,
+        note=evaluation.note(),
+        pngs=pngs,
+        misses=misses,
+    )
+
+
+def _roc(evaluation: Evaluation, known: Diagnosis) -> Curve | None:
+    rows = evaluation.roc[evaluation.roc["class"] == known.name]
+    if rows.empty:
+        return None
+    scores, positive = evaluation.predictions.of(known.name)
+    mark = None
+    if (threshold := _threshold(evaluation, known)) is not None:
+        flagged = scores >= threshold
+        mark = (float(flagged[~positive].mean()), float(flagged[positive].mean()))
+    caption = _caption(evaluation, "auroc", known)
+    return Curve(known.title, caption, rows["fpr"].to_numpy(), rows["tpr"].to_numpy(), mark=mark)
+
+
+def _pr(evaluation: Evaluation, known: Diagnosis) -> Curve | None:
+    rows = evaluation.pr[evaluation.pr["class"] == known.name]
+    if rows.empty:
+        return None
+    scores, positive = evaluation.predictions.of(known.name)
+    mark = None
+    if (threshold := _threshold(evaluation, known)) is not None and (flagged := scores >= threshold).any():
+        mark = (float(flagged[positive].mean()), float(positive[flagged].mean()))
+    return Curve(
+        known.title,
+        _caption(evaluation, "average_precision", known),
+        rows["recall"].to_numpy(),
+        rows["precision"].to_numpy(),
+        chance=float(positive.mean()),
+        mark=mark,
+    )
+
+
+def _threshold(evaluation: Evaluation, known: Diagnosis) -> float | None:
+    points = evaluation.contract.operating_points
+    return next((point.threshold for point in points if point.target == known.name), None)
+
+
+def _caption(evaluation: Evaluation, metric: str, known: Diagnosis) -> str:
+    positive = evaluation.predictions.of(known.name)[1]
+    return f"{_text(evaluation.measured[metric, known.name])}\nn = {positive.sum():,} of {len(positive):,}"
+
+
+def _text(sampled: Sampled) -> str:
+    found = estimate(sampled)
+    return with_interval({"value": found.value, "low": found.low, "high": found.high})
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in values.items():
+        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
+    return pairs

@@ -1,0 +1,34 @@
+"""Sources of dermoscopic images: one file a source, all giving the same list of SourceImage.
+
+A source only lists what there is. Reading and checking every image, grouping, splitting and
+packing are ingest's work and the same for all sources.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SourceImage:
+    """One image as its source describes it; the bytes are read only when `content` is called."""
+
+    image_id: str
+    """Unique within the source."""
+    lesion_id: str
+    """Images of one lesion share it; they never part in a split."""
+    label: str
+    """The source's own class, in dermtune's short names where one exists (dermtune.labels)."""
+    path: str
+    """Where the file is, relative to the source's root; a name for people and error messages."""
+    content: Callable[[], bytes]
+    """Gives the original file's bytes; picklable, so that worker processes can call it."""
+    patient_id: str | None = None
+    """Images of one patient share it, where the source knows."""
+    age: float | None = None
+    """In years."""
+    sex: str | None = None
+    """`female` or `male`, where known."""
+    site: str | None = None
+    """Anatomical site, such as `back`."""
+    dx_type: str | None = None
+    """How the diagnosis was confirmed: `histo`, `follow_up`, `consensus`, `confocal`."""

@@ -1,0 +1,55 @@
+"""embed: views in; the frozen trunk's activations of each, computed once, out."""
+
+import logging
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dermtune.config import BackboneConfig, Config, Device
+from dermtune.errors import DataError
+from dermtune.progress import progress
+from dermtune.shards import create_array, open_array, view_paths
+from dermtune_bundle.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+
+class EmbedConfig(Config):
+    """How the trunk is run and its activations stored."""
+
+    device: Device
+    """`cpu` runs ONNX Runtime, `cuda` torch; `auto` takes a GPU where there is one."""
+    batch_size: Annotated[int, Field(ge=1)]
+    dtype: Literal["float16", "float32"]
+
+
+def embed(config: EmbedConfig, *, backbone: BackboneConfig, views: Path, out: Path) -> None:
+    """Run the frozen trunk over every view of the training images and over the validation images.
+
+    Raises:
+        ConfigError: the backbone cannot be loaded or cut.
+        DataError: the views are missing or of another size.
+    """
+    from dermtune.backbone import load_backbone
+    from dermtune.trunk import Fingerprint, make_runner, resolve_device
+
+    out.mkdir(parents=True, exist_ok=True)
+    trunk = load_backbone(backbone).trunk
+    device = resolve_device(config.device)
+    size = backbone.input_size
+    run = make_runner(trunk, input_size=size, dtype=config.dtype, device=device)
+    made_from = Fingerprint.of(trunk, backbone, dtype=config.dtype)
+    paths = [*view_paths(views), views / "val.npy"]
+    for path in paths:
+        images = open_array(path)
+        if images.shape[1:] != (size, size, 3):
+            raise DataError(f"{path}: views are {images.shape[1]} pixels wide, not {size}; re-run augment")
+        with create_array(out / path.name, (len(images), *made_from.shape), config.dtype) as activations:
+            starts = range(0, len(images), config.batch_size)
+            for start in progress(starts, f"embed {path.stem}", len(starts)):
+                batch = slice(start, start + config.batch_size)
+                activations[batch] = run(images[batch])
+        log.info("%s: %d images", path.stem, len(images))
+    with atomic_path(out / "activations.json") as temporary:
+        temporary.write_text(made_from.to_json(), encoding="utf-8")

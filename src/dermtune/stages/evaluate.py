@@ -1,0 +1,121 @@
+"""evaluate: the test split's original files and the deployable graph in; metrics, figures and report out.
+
+The only reader of the test split. What it measures is the very file that export ships.
+"""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dermtune.config import Config
+from dermtune.errors import DataError
+from dermtune.progress import progress
+from dermtune.shards import PackedImages
+from dermtune.table import read_table
+from dermtune_bundle.decode import decode
+from dermtune_bundle.errors import BundleError
+from dermtune_bundle.files import atomic_path
+from dermtune_bundle.graph import Graph
+from dermtune_bundle.manifest import Contract
+
+log = logging.getLogger(__name__)
+
+
+class EvaluateConfig(Config):
+    """How the model is judged."""
+
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)]
+    """Draws of lesions behind each 95% interval."""
+
+
+def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, out: Path) -> None:
+    """Measure the deployable graph on the test split, from the original files.
+
+    Raises:
+        DataError: the images or the model are missing, damaged, or of different classes.
+        ImageError: an image can't be read.
+    """
+    from dermtune.figures import to_png
+    from dermtune.metrics import summarize
+    from dermtune.report import draw_figures, evaluation_of, most_confident_misses, render
+
+    table = read_table(images / "images.parquet")
+    test = table[table["split"] == "test"].reset_index(drop=True)
+    graph, contract, sha256 = _load(model)
+    classes = [known.name for known in contract.classes]
+    if graph.num_classes != len(classes):
+        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run finetune")
+    if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
+        what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
+        raise DataError(f"{images}: the test split {what}; re-run ingest, then finetune")
+    packed = PackedImages(images)
+
+    def read(row: int) -> NDArray[np.uint8]:
+        image_id, shard, offset, size = places[row]
+        return decode(packed.read(shard, offset, size), name=image_id)
+
+    places = list(test[["image_id", "shard", "offset", "size"]].itertuples(index=False, name=None))
+    probabilities = _run(graph, read, len(places))
+    rng = np.random.default_rng(seed)
+    evaluation = evaluation_of(contract, test, probabilities, draws=config.bootstrap, rng=rng)
+    metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
+    metrics["model_sha256"] = sha256
+    pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}
+    curves = model / "learning_curves.png"
+    shown = pngs | ({curves.stem: curves.read_bytes()} if curves.exists() else {})
+    misses = {
+        point.name: most_confident_misses(evaluation, point, list(test["image_id"]), read)
+        for point in contract.operating_points
+    }
+    page = render(evaluation, metrics, table, pngs=shown, misses=misses)
+
+    with atomic_path(out / "predictions.parquet") as temporary:
+        scores = pd.DataFrame(probabilities, columns=classes)
+        pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
+            temporary, index=False
+        )
+    for name, rows in evaluation.tables().items():
+        with atomic_path(out / f"{name}.csv") as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.6g")
+    for name, png in pngs.items():
+        _write(out / f"{name}.png", png)
+    _write(out / "metrics.json", (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
+    _write(out / "report.html", page.encode())
+    log.info("%d test images measured; the report is %s", len(test), out / "report.html")
+
+
+def _load(model: Path) -> tuple[Graph, Contract, str]:
+    try:
+        onnx, contract = (model / "model.onnx").read_bytes(), (model / "model.json").read_bytes()
+        # one thread an image, an image a core: decoding runs in parallel too, and no sum depends on the cores
+        graph = Graph(onnx, name=str(model / "model.onnx"), threads=1)
+        parsed = Contract.parse(contract, source=str(model / "model.json"))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; re-run finetune") from error
+    except BundleError as error:
+        raise DataError(f"{error}; re-run finetune") from error
+    return graph, parsed, hashlib.sha256(onnx).hexdigest()
+
+
+def _run(graph: Graph, read: Callable[[int], NDArray[np.uint8]], count: int) -> NDArray[np.float64]:
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        found = pool.map(lambda row: graph.run(read(row)).probabilities, range(count))
+        return np.array(list(progress(found, "evaluate", count)), dtype=np.float64)
+    finally:
+        pool.shutdown(cancel_futures=True)  # after the first bad image, the rest need not be read
+
+
+def _write(path: Path, data: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)

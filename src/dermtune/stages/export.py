@@ -1,0 +1,70 @@
+"""export: the evaluated graph and its metrics in; the bundle out, unless the model misses a gate.
+
+The bundle is what a clinicians' team gets, and all that it gets: `dermtune predict` needs nothing else.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from dermtune.config import Config
+from dermtune.errors import DataError, GateError
+from dermtune.gates import GatesConfig, missed_gates
+from dermtune.model_card import model_card
+from dermtune_bundle.bundle import Bundle, write_bundle
+from dermtune_bundle.errors import BundleError
+from dermtune_bundle.manifest import NOTICE, SCHEMA_VERSION, Contract, Manifest
+
+
+class ExportConfig(Config):
+    """When a model may leave."""
+
+    gates: GatesConfig
+
+
+def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) -> None:
+    """Write the bundle of an evaluated model, its graph byte for byte, and open it as its users will.
+
+    Args:
+        config: the gates.
+        model: the folder that `finetune` wrote.
+        evaluation: the folder that `evaluate` wrote.
+        out: the bundle's folder.
+
+    Raises:
+        GateError: the model misses a gate, or a gate's metric is undefined; names each.
+        DataError: an input is missing or damaged, or the metrics are another model's.
+    """
+    graph = _read(model / "model.onnx", stage="finetune")
+    contract = _parse_contract(_read(model / "model.json", stage="finetune"), model / "model.json")
+    path = evaluation / "metrics.json"
+    try:
+        metrics: dict[str, Any] = json.loads(_read(path, stage="evaluate"))
+        misses = missed_gates(metrics, config.gates)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not the metrics that evaluate writes; re-run evaluate") from error
+    if metrics.get("model_sha256") not in {None, hashlib.sha256(graph).hexdigest()}:
+        raise DataError(f"{path}: measured on another model.onnx; re-run evaluate")
+    if misses:
+        raise GateError(f"not exported: {'; '.join(misses)}; train a better model or lower export.gates")
+    name = f"dermtune-{len(contract.classes)}-classes"
+    manifest = Manifest(
+        **vars(contract), schema_version=SCHEMA_VERSION, name=name, notice=NOTICE, metrics=metrics
+    )
+    write_bundle(out, model=graph, manifest=manifest, card=model_card(manifest))
+    Bundle.open(out)
+
+
+def _parse_contract(text: bytes, path: Path) -> Contract:
+    try:
+        return Contract.parse(text, source=str(path))
+    except BundleError as error:
+        raise DataError(f"{error}; re-run finetune") from error
+
+
+def _read(path: Path, *, stage: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; re-run {stage}") from error

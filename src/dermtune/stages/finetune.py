@@ -1,0 +1,196 @@
+"""finetune: stored activations in; the trained tail, its learning curves and the deployable graph out.
+
+The graph is calibrated and its operating point chosen on validation images; the test split is not read.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
+
+from dermtune.config import BackboneConfig, Config, Device
+from dermtune.errors import ConfigError
+from dermtune.labels import lesion_class
+from dermtune.shards import PackedImages, open_array, places, view_paths
+from dermtune.table import classes_of, read_table
+from dermtune_bundle.files import atomic_path
+from dermtune_bundle.graph import Graph
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+
+if TYPE_CHECKING:
+    from dermtune.backbone import Tail
+    from dermtune.training import Examples
+    from dermtune.trunk import Fingerprint
+
+log = logging.getLogger(__name__)
+
+_PARITY_IMAGES = 8
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class FinetuneConfig(Config):
+    """The recipe of the tail's training."""
+
+    epochs: Annotated[int, Field(ge=1)]
+    head_epochs: Annotated[int, Field(ge=0)]
+    """Epochs in which the classifier alone learns."""
+    batch_size: Annotated[int, Field(ge=2)]
+    lr: Annotated[float, Field(gt=0, le=1)]
+    """Peak learning rate of the classifier."""
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    """Each block back from the classifier learns at this share of the next one's rate."""
+    weight_decay: Annotated[float, Field(ge=0)]
+    warmup: Annotated[float, Field(ge=0, lt=1)]
+    """Share of the steps over which the rate rises."""
+    class_balance: Unit
+    """0 weighs images alike, 1 weighs classes alike."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    """Decay of the averaged weights, per step."""
+    patience: Annotated[int, Field(ge=1)]
+    """Epochs without a better validation AUROC before training stops."""
+    target: str
+    """The class that must not be missed."""
+    target_sensitivity: Annotated[float, Field(gt=0, le=1)]
+    """Its threshold is the highest that reaches this sensitivity on validation."""
+    device: Device
+
+
+def finetune(
+    config: FinetuneConfig,
+    *,
+    backbone: BackboneConfig,
+    seed: int,
+    images: Path,
+    activations: Path,
+    out: Path,
+    checkpoint: Path,
+) -> None:
+    """Train the tail on stored activations, calibrate it, and write the deployable graph.
+
+    Raises:
+        ConfigError: `target` is no class of the task.
+        DataError: the activations are stale, foreign or missing, or the graph differs from torch.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from dermtune.backbone import load_backbone
+    from dermtune.deployable import Deployable, check_parity, export_deployable
+    from dermtune.figures import learning_curves, write_figure
+    from dermtune.training import Examples, train_tail
+    from dermtune.trunk import Fingerprint, resolve_device
+
+    out.mkdir(parents=True, exist_ok=True)
+    train, val = (read_table(images / "images.parquet", split=split) for split in ("train", "val"))
+    names = classes_of(train)
+    if config.target not in names:
+        raise ConfigError(
+            f"finetune.target: {config.target!r} is no class; the classes are {', '.join(names)}"
+        )
+    network = load_backbone(backbone)
+    dtype = str(open_array(activations / "val.npy").dtype)
+    made_from = Fingerprint.of(network.trunk, backbone, dtype=dtype)
+    made_from.require_same(activations / "activations.json")
+    targets = {name: index for index, name in enumerate(names)}
+    train_set, val_set = (
+        Examples(
+            [open_array(path, rows=len(table)) for path in paths], torch.tensor(table["label"].map(targets))
+        )
+        for table, paths in ((train, view_paths(activations)), (val, [activations / "val.npy"]))
+    )
+    lineage = _lineage(backbone, config, seed, made_from, images / "images.parquet")
+    tail, history = train_tail(
+        network.tail(len(names), dropout=config.dropout, seed=seed),
+        train_set,
+        val_set,
+        config,
+        seed=seed,
+        device=resolve_device(config.device),
+        checkpoint=checkpoint,
+        fingerprint=json.dumps(lineage, sort_keys=True),
+    )
+    tail = tail.to("cpu")
+    contract, temperature = _calibrate(
+        tail, val_set, names, config=config, input_size=backbone.input_size, lineage=lineage
+    )
+    module = Deployable(network.trunk, tail, input_size=backbone.input_size, temperature=temperature)
+    with atomic_path(out / "model.onnx") as temporary:
+        export_deployable(module, temporary)
+    worst = check_parity(module, Graph.open(out / "model.onnx"), _some_images(val, images))
+    log.info("model.onnx gives torch's probabilities within %.1e", worst)
+    with atomic_path(out / "tail.safetensors") as temporary:
+        save_file(tail.state_dict(), temporary)
+    with atomic_path(out / "model.json") as temporary:
+        temporary.write_text(contract.to_json(), encoding="utf-8")
+    curves = pd.DataFrame([asdict(record) for record in history])
+    with atomic_path(out / "history.csv") as temporary:
+        curves.to_csv(temporary, index=False, float_format="%.6g")
+    write_figure(learning_curves(curves), out / "learning_curves.png")
+
+
+def _calibrate(
+    tail: "Tail",
+    val: "Examples",
+    names: list[str],
+    *,
+    config: FinetuneConfig,
+    input_size: int,
+    lineage: dict[str, Any],
+) -> tuple[Contract, float]:
+    from dermtune.calibration import fit_temperature, softmax, threshold_for_sensitivity
+    from dermtune.training import predict_logits
+
+    logits, labels = predict_logits(tail, val.views[0], "cpu").double().numpy(), val.labels.numpy()
+    fitted = fit_temperature(logits, labels)
+    target = names.index(config.target)
+    scores = softmax(logits, fitted.temperature)[:, target]
+    point = threshold_for_sensitivity(scores, labels == target, config.target_sensitivity)
+    classes = (lesion_class(name) for name in names)
+    contract = Contract(
+        classes=tuple(Diagnosis(known.name, known.title, known.malignant) for known in classes),
+        input=InputSpec(input_size, "RGB", "bilinear, antialiased, whole image"),
+        calibration=Calibration("temperature", fitted.temperature, fitted.nll_before, fitted.nll_after),
+        operating_points=(
+            OperatingPoint(
+                name=config.target,
+                target=config.target,
+                threshold=point.threshold,
+                goal=f"sensitivity >= {config.target_sensitivity:.2f} on validation",
+                sensitivity=point.sensitivity,
+                specificity=point.specificity,
+            ),
+        ),
+        lineage=lineage,
+    )
+    return contract, fitted.temperature
+
+
+def _lineage(
+    backbone: BackboneConfig, config: FinetuneConfig, seed: int, made_from: "Fingerprint", table: Path
+) -> dict[str, Any]:
+    """Everything that decides the result."""
+    packages = ("dermtune", "torch", "timm", "onnxruntime")
+    return {
+        "backbone": backbone.model_dump(),
+        "trunk": asdict(made_from),
+        "finetune": config.model_dump(),
+        "seed": seed,
+        "images_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
+        "versions": {package: version(package) for package in packages},
+    }
+
+
+def _some_images(val: pd.DataFrame, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    packed = PackedImages(folder)
+    return (packed.decode(place) for place in places(val.head(_PARITY_IMAGES)))

@@ -1,0 +1,121 @@
+"""ingest: a source's images in; checked, grouped, split and packed images with their table out.
+
+Every image that the source lists ends in exactly one of images.parquet and quarantine.parquet.
+"""
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from dermtune.config import Config
+from dermtune.labels import lesion_class
+from dermtune.progress import progress
+from dermtune.quality import check_images, refuse_bad_source
+from dermtune.shards import ImagePacker, PackedImages, places
+from dermtune.sources import SourceImage
+from dermtune.sources.listing import SourceName, list_images
+from dermtune.splits import assign_splits
+from dermtune.table import SOURCE_COLUMNS, write_table
+from dermtune_bundle.decode import resize
+from dermtune_bundle.files import atomic_path
+
+log = logging.getLogger(__name__)
+
+_PER_CLASS, _THUMBNAIL = 8, 112  # images, pixels
+
+
+class SplitConfig(Config):
+    """Shares of the lesions (of the patients, where known), the same for each class."""
+
+    train: Annotated[float, Field(gt=0, lt=1)]
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:  # noqa: PLR2004 (rounding)
+            raise ValueError("train, val and test must sum to 1")
+        return self
+
+
+class IngestConfig(Config):
+    """Where the images come from and how they are split."""
+
+    source: SourceName
+    path: str
+    """The source's folder; it may lie outside the project."""
+    synthetic_lesions: Annotated[int, Field(ge=40)]
+    label_map: dict[str, str]
+    """From a source's label to the task's class; labels not named stay as they are."""
+    max_quarantine: Annotated[float, Field(ge=0, le=1)]
+    """Largest share of the files found that may be unusable before ingest stops."""
+    split: SplitConfig
+
+
+def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
+    """Check, group, split and pack a source's images.
+
+    Raises:
+        SourceError: the source is not laid out as expected, or too many of its files are unusable.
+        DataError: a class has too few lesions to be split.
+    """
+    from dermtune.figures import contact_sheet, write_figure
+
+    out.mkdir(parents=True, exist_ok=True)
+    images = list_images(
+        config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
+    )
+    kept, quarantined = _check_and_pack(images, out)
+    refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
+    table = pd.DataFrame(kept).assign(source=config.source)
+    table["label"] = table["label"].replace(config.label_map)
+    shares = (config.split.train, config.split.val, config.split.test)
+    table = assign_splits(table, shares=shares, rng=np.random.default_rng(seed))
+    write_table(table, out / "images.parquet")
+    with atomic_path(out / "quarantine.parquet") as temporary:
+        columns = ["image_id", "path", "reason"]
+        pd.DataFrame(quarantined, columns=columns).astype("string").to_parquet(temporary, index=False)
+    counts = {
+        split: rows["label"].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")
+    }
+    summary = {"read": len(images), "kept": len(kept), "quarantined": len(quarantined), "images": counts}
+    with atomic_path(out / "summary.json") as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    sheet = contact_sheet(*_examples(table, out), "Ingested images, one lesion each, by class")
+    write_figure(sheet, out / "contact_sheet.png")
+    log.info("%d images listed: %d kept, %d set aside", len(images), len(kept), len(quarantined))
+
+
+def _check_and_pack(
+    images: list[SourceImage], out: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    kept, quarantined = [], []
+    checks = progress(check_images(images), "ingest", len(images))
+    with ImagePacker(out) as packer:
+        for image, checked in zip(images, checks, strict=True):
+            if isinstance(checked, str):
+                quarantined.append({"image_id": image.image_id, "path": image.path, "reason": checked})
+                continue
+            shard, offset, size = packer.add(image.image_id + Path(image.path).suffix, checked.data)
+            row = {column: getattr(image, column) for column in SOURCE_COLUMNS}
+            row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height}
+            kept.append(row | {"shard": shard, "offset": offset, "size": size})
+    return kept, quarantined
+
+
+def _examples(table: pd.DataFrame, folder: Path) -> tuple[list[list[NDArray[np.uint8]]], list[str]]:
+    packed = PackedImages(folder)
+    rows = {
+        lesion_class(str(label)).title: [
+            resize(packed.decode(place), _THUMBNAIL)
+            for place in places(images.drop_duplicates("lesion_id").head(_PER_CLASS))
+        ]
+        for label, images in table.groupby("label")
+    }
+    return list(rows.values()), list(rows)

@@ -1,0 +1,122 @@
+"""Run the frozen trunk: by ONNX Runtime on a CPU, where it is several times faster, by torch on a GPU."""
+
+import json
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from dermtune.backbone import Trunk, weights_fingerprint
+from dermtune.config import BackboneConfig, Device
+from dermtune.errors import ConfigError, DataError
+from dermtune.onnx_export import export_onnx
+
+Runner = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What stored activations were made from; finetune refuses those of anything else."""
+
+    backbone: str
+    cut: int
+    input_size: int
+    weights_sha256: str
+    """Of the trunk's structure and numbers."""
+    dtype: str
+    shape: tuple[int, ...]
+    """(C, h, w) of one image's activations."""
+
+    @classmethod
+    def of(cls, trunk: Trunk, backbone: BackboneConfig, *, dtype: str) -> Self:
+        """The fingerprint of a trunk's activations."""
+        size = backbone.input_size
+        with torch.inference_mode():
+            shape = tuple(trunk(torch.zeros(1, 3, size, size)).shape[1:])
+        return cls(backbone.name, backbone.cut, size, weights_fingerprint(trunk), dtype, shape)
+
+    def to_json(self) -> str:
+        """The content of activations.json."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    def require_same(self, path: Path) -> None:
+        """Compare with the fingerprint beside stored activations.
+
+        Raises:
+            DataError: it is missing or differs; names the fields that differ.
+        """
+        ours = json.loads(self.to_json())
+        try:
+            theirs = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: no readable fingerprint of the activations; re-run embed") from error
+        if differing := [key for key in ours if ours[key] != theirs.get(key)]:
+            shown = "; ".join(f"{key}: stored {theirs.get(key)}, now {ours[key]}" for key in differing)
+            raise DataError(f"{path}: the activations were made from something else ({shown}); re-run embed")
+
+
+class _FromViews(nn.Module):
+    """The trunk behind the layout that views are stored in."""
+
+    def __init__(self, trunk: Trunk, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.dtype = dtype
+
+    def forward(self, views: Tensor) -> Tensor:
+        """From uint8 (N, S, S, 3) to activations (N, C, h, w) of the stored type."""
+        activations: Tensor = self.trunk(views.permute(0, 3, 1, 2).float())
+        return activations.to(self.dtype)
+
+
+def resolve_device(device: Device) -> str:
+    """`auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: a GPU is asked for where there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
+    return "cuda" if device != "cpu" and available else "cpu"
+
+
+def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Runner:
+    """A function from views, uint8 (N, S, S, 3), to activations, `dtype` (N, C, h, w).
+
+    Args:
+        trunk: the frozen part of the network.
+        input_size: S, in pixels.
+        dtype: `float16` or `float32`, how the activations are stored.
+        device: `cpu` (ONNX Runtime) or a torch device.
+    """
+    module = _FromViews(trunk, getattr(torch, dtype)).eval()
+    return _onnx_runner(module, input_size) if device == "cpu" else _torch_runner(module, device)
+
+
+def _onnx_runner(module: nn.Module, input_size: int) -> Runner:
+    example = torch.zeros(2, input_size, input_size, 3, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trunk.onnx"
+        batch = torch.export.Dim.DYNAMIC
+        export_onnx(module, example, path, dynamic={0: batch}, inputs=["views"], outputs=["activations"])
+        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+    return lambda views: session.run(["activations"], {"views": views})[0]
+
+
+def _torch_runner(module: nn.Module, device: str) -> Runner:
+    module = module.to(device).to(memory_format=torch.channels_last)
+
+    def run(views: NDArray[np.uint8]) -> NDArray[np.floating]:
+        with torch.inference_mode():
+            activations: NDArray[np.floating] = module(torch.from_numpy(views).to(device)).cpu().numpy()
+        return activations
+
+    return run

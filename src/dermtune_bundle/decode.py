@@ -1,0 +1,125 @@
+"""Bytes of an image file to pixels: the one decoder of ingest, evaluate and predict."""
+
+import io
+import warnings
+from contextlib import ExitStack
+from threading import Lock
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dermtune_bundle.errors import ImageError
+
+FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+MIN_SIDE: Final = 32
+"""Pixels; a smaller image shows no lesion."""
+MAX_PIXELS: Final = 64_000_000
+"""More than any dermatoscope gives; refused before a pixel is decoded."""
+
+
+class _Quiet:
+    """Ignores warnings while any thread is inside.
+
+    Pillow warns of oddities that it reads all the same, and of sizes, which are checked here. When threads
+    overlap, warnings.catch_warnings alone would restore the filters too early, and then leave them changed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._inside = 0
+        self._filters = ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters.enter_context(warnings.catch_warnings(action="ignore"))
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.close()
+
+
+_quiet = _Quiet()
+
+
+def decode(data: bytes, *, name: str) -> NDArray[np.uint8]:
+    """Decode an image file to RGB pixels, upright.
+
+    EXIF orientation is applied; transparent pixels show white; 16-bit greys are scaled to 8 bits; of an
+    animation or a multi-page file the first image is taken.
+
+    Args:
+        data: the whole file.
+        name: what the error message calls it.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+
+    Raises:
+        ImageError: `name` and a short reason; nothing else is ever raised.
+    """
+    try:
+        with _quiet:
+            return _to_rgb(_open(data))
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything)
+        raise ImageError(f"{name}: {_reason(error)}") from None
+
+
+def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Resize the whole image to a square, antialiased bilinear: what the deployable graph does itself.
+
+    Args:
+        image: uint8 (H, W, 3).
+        size: side of the result, in pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _open(data: bytes) -> Image.Image:
+    if not data:
+        raise ImageError("empty file")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"too small: {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f"too large: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read"
+        )
+    image.load()
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode in {"I", "F"}:
+        raise ImageError("32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own conversion clips at 255
+        return np.stack([grey, grey, grey], axis=-1)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case UnidentifiedImageError():
+            return "not a JPEG, PNG, BMP, TIFF or WebP image that can be read"
+        case Image.DecompressionBombError():
+            return f"too large; at most {MAX_PIXELS // 10**6} million pixels are read"
+        case _ if "truncated" in str(error).lower():
+            return "truncated"
+        case _:
+            return "damaged"

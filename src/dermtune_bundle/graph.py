@@ -1,0 +1,102 @@
+"""The deployable graph: from pixels of any size to calibrated probabilities, by ONNX Runtime on a CPU."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from dermtune_bundle.errors import BundleError
+
+INPUT: Final = "image"
+OUTPUTS: Final = ("probabilities", "embedding", "activation_map")
+
+
+@dataclass(frozen=True)
+class GraphOutput:
+    """What the graph says of one image."""
+
+    probabilities: NDArray[np.float32]
+    """(K,) calibrated; they sum to one."""
+    embedding: NDArray[np.float32]
+    """(F,) what the classifier sees."""
+    activation_map: NDArray[np.float32]
+    """(K, h, w) how much each place adds to each class's logit."""
+
+
+class Graph:
+    """A model.onnx that keeps the contract of docs/formats.md; preprocessing is inside it."""
+
+    def __init__(self, model: bytes, *, name: str = "model.onnx", threads: int = 0) -> None:
+        """Load a graph.
+
+        Args:
+            model: the bytes of the file. Bytes, not a path: what was checked is what runs.
+            name: what error messages call it.
+            threads: how many CPU threads one image may use; 0 for as many as there are cores.
+
+        Raises:
+            BundleError: it is no ONNX model, or has other inputs or outputs than the contract.
+        """
+        self._name = name
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4  # its errors come as exceptions; it need not print them as well
+        # A graph may name other files as its weights. Ours holds all of its own, so such names lead nowhere.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+        onnxruntime.disable_telemetry_events()
+        try:
+            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors share no base
+            raise BundleError(f"{name}: not an ONNX model that this ONNX Runtime can load") from error
+        self.num_classes = self._check()
+
+    @classmethod
+    def open(cls, path: Path, *, threads: int = 0) -> Self:
+        """Load a graph from a file.
+
+        Raises:
+            BundleError: the file is missing, or as for the constructor.
+        """
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from error
+        return cls(model, name=str(path), threads=threads)
+
+    def run(self, image: NDArray[np.uint8]) -> GraphOutput:
+        """Run one image.
+
+        Args:
+            image: uint8 (H, W, 3), RGB, any H and W.
+
+        Raises:
+            ValueError: `image` has another shape or dtype.
+            BundleError: the graph fails on it.
+        """
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:  # noqa: PLR2004 (H, W, 3)
+            raise ValueError(f"expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
+        try:
+            outputs = self._session.run(OUTPUTS, {INPUT: image[np.newaxis]})
+        except Exception as error:
+            raise BundleError(f"{self._name}: fails on an image of shape {image.shape}") from error
+        return GraphOutput(*(output[0] for output in outputs))
+
+    def _check(self) -> int:
+        """Hold inputs and outputs against the contract; gives K."""
+        inputs = {value.name: (value.type, value.shape[3:]) for value in self._session.get_inputs()}
+        if inputs != {INPUT: ("tensor(uint8)", [3])}:
+            raise BundleError(f"{self._name}: expected one input, {INPUT}: uint8 (N, H, W, 3), got {inputs}")
+        outputs = {value.name: value for value in self._session.get_outputs()}
+        kinds = {name: value.type for name, value in outputs.items()}
+        if kinds != dict.fromkeys(OUTPUTS, "tensor(float)"):
+            raise BundleError(f"{self._name}: expected float32 outputs {', '.join(OUTPUTS)}, got {kinds}")
+        shape = outputs["probabilities"].shape
+        if len(shape) != 2 or not isinstance(shape[1], int):  # noqa: PLR2004 (N, K)
+            raise BundleError(
+                f"{self._name}: expected probabilities of shape (N, K) with a fixed K, got {shape}"
+            )
+        return shape[1]

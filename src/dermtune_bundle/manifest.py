@@ -1,0 +1,187 @@
+"""bundle.json and model.json: what a graph's numbers mean. The dataclasses are the schema."""
+
+import json
+import reprlib
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from sys import float_info
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args, get_origin
+
+from dermtune_bundle.errors import BundleError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+SCHEMA_VERSION: Final = 1
+NOTICE: Final = (
+    "Research use only. Not a medical device: not for diagnosis, nor for deciding on a person's treatment."
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A class that the model can give."""
+
+    name: str
+    title: str
+    malignant: bool
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What the graph does with an image of any size before the network sees it."""
+
+    size: int
+    color: str
+    resize: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How logits become probabilities, and what it gained on the validation split."""
+
+    method: str
+    temperature: float
+    nll_before: float | None
+    nll_after: float | None
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A threshold on one class's probability, chosen on the validation split."""
+
+    name: str
+    target: str
+    threshold: float
+    goal: str
+    sensitivity: float | None
+    specificity: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """model.json: what `finetune` says of the graph that it wrote."""
+
+    classes: tuple[Diagnosis, ...]
+    """In the order of the graph's probabilities."""
+    input: InputSpec
+    calibration: Calibration
+    operating_points: tuple[OperatingPoint, ...]
+    lineage: dict[str, Any]
+    """What the model was made from: backbone, cut, weights, images, seed, versions."""
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, source: str) -> Self:
+        """Parse JSON strictly: every key known and present, every value of its type and possible.
+
+        Args:
+            text: the file's content.
+            source: what error messages call the file.
+
+        Raises:
+            BundleError: names the file and the key.
+        """
+        try:
+            values = json.loads(text, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{source}: not valid JSON: {error}") from error
+        return cls.from_values(values, source=source)
+
+    @classmethod
+    def from_values(cls, values: object, *, source: str) -> Self:
+        """As `parse`, of what json.loads gives."""
+        try:
+            parsed = _parse_object(cls, values, "")
+            parsed._check()  # noqa: SLF001 (its own)
+        except _KeyProblem as problem:
+            raise BundleError(f"{source}: {problem}") from None
+        return parsed
+
+    def to_json(self) -> str:
+        """The file's content, for people to read as well."""
+        return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def _check(self) -> None:
+        names = [known.name for known in self.classes]
+        if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 (one class is no choice)
+            raise _KeyProblem("classes", f"expected two or more different names, got {names}")
+        for index, point in enumerate(self.operating_points):
+            key = f"operating_points[{index}]"
+            if point.target not in names:
+                raise _KeyProblem(
+                    f"{key}.target", f"expected one of {', '.join(names)}, got {point.target!r}"
+                )
+            if not 0 <= point.threshold <= 1:
+                raise _KeyProblem(f"{key}.threshold", f"expected a probability, got {point.threshold}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Contract):
+    """bundle.json: the graph's contract, as evaluated."""
+
+    schema_version: int
+    name: str
+    notice: str
+    metrics: dict[str, Any]
+    """On the test split, as `evaluate` wrote them."""
+
+    @classmethod
+    def from_values(cls, values: object, *, source: str) -> Self:
+        """As `parse`, of what json.loads gives; another schema version is told apart from damage."""
+        version = values.get("schema_version") if isinstance(values, dict) else None
+        if isinstance(version, int) and version != SCHEMA_VERSION:
+            raise BundleError(
+                f"{source}: schema_version is {version}, and this dermtune reads {SCHEMA_VERSION}; install "
+                "the dermtune that wrote the bundle, or fetch a bundle for this one"
+            )
+        return super().from_values(values, source=source)
+
+
+class _KeyProblem(Exception):  # noqa: N818 (never leaves this module)
+    """A key is missing, unknown, of the wrong type or impossible."""
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}" if key else problem)
+
+
+def _parse(kind: object, value: object, key: str) -> object:
+    """Hold a JSON value against an annotation: a dataclass, tuple[X, ...], X | None, dict or a scalar."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        return _parse_object(kind, value, key)
+    origin, arguments = get_origin(kind) or kind, get_args(kind)
+    if origin is UnionType:
+        return None if value is None else _parse(arguments[0], value, key)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parse(arguments[0], item, f"{key}[{index}]") for index, item in enumerate(value))
+    if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if abs(value) <= float_info.max:
+            return float(value)
+    elif type(value) is origin:
+        return value
+    raise _KeyProblem(key, f"expected {_JSON_NAMES[origin]}, got {reprlib.repr(value)}")
+
+
+def _parse_object(kind: type[T], value: object, key: str) -> T:
+    if not isinstance(value, dict):
+        raise _KeyProblem(key, f"expected an object, got {reprlib.repr(value)}")
+    prefix = f"{key}." if key else ""
+    annotations = {field.name: field.type for field in fields(kind)}
+    for name in sorted(annotations.keys() ^ value.keys()):
+        raise _KeyProblem(f"{prefix}{name}", "missing" if name in annotations else "unknown key")
+    return kind(**{name: _parse(annotations[name], value[name], f"{prefix}{name}") for name in annotations})
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_JSON_NAMES: dict[object, str] = {
+    bool: "true or false",
+    dict: "an object",
+    float: "a finite number",
+    int: "a whole number",
+    str: "a text",
+    tuple: "a list",
+}

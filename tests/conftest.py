@@ -1,0 +1,92 @@
+"""What several test modules share: a tiny real graph and bundle."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dermtune_bundle.bundle import write_bundle
+from dermtune_bundle.manifest import NOTICE, Calibration, Diagnosis, InputSpec, Manifest, OperatingPoint
+
+# What `make` exports: nothing phones home, from the tests either.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+MakeGraph = Callable[..., bytes]
+
+
+@pytest.fixture(scope="session")
+def make_graph() -> MakeGraph:
+    """Builds a model.onnx that classifies by mean colour: red is the first class, green the second, …"""
+    onnx = pytest.importorskip("onnx", reason="the tiny graph is built with onnx")
+    helper, kinds = onnx.helper, onnx.TensorProto
+
+    def make(
+        *,
+        image: str = "image",
+        dtype: int = kinds.UINT8,
+        probabilities: str = "probabilities",
+        classes: int = 3,
+        axes: tuple[int, int] = (1, 2),
+    ) -> bytes:
+        nodes = [
+            helper.make_node("Cast", [image], ["float"], to=kinds.FLOAT),
+            helper.make_node("Gather", ["float", "first"], ["colors"], axis=3),
+            helper.make_node("ReduceMean", ["colors", "axes"], ["embedding"], keepdims=0),
+            helper.make_node("Mul", ["embedding", "scale"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], [probabilities], axis=1),
+            helper.make_node("Transpose", ["colors"], ["activation_map"], perm=[0, 3, 1, 2]),
+        ]
+        outputs = {
+            probabilities: ["N", "K"],
+            "embedding": ["N", "F"],
+            "activation_map": ["N", "K", "H", "W"],
+        }
+        graph = helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info(image, dtype, ["N", "H", "W", 3])],
+            [helper.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in outputs.items()],
+            [
+                helper.make_tensor("first", kinds.INT64, [classes], range(classes)),
+                helper.make_tensor("axes", kinds.INT64, [2], axes),
+                helper.make_tensor("scale", kinds.FLOAT, [1], [0.01]),
+            ],
+        )
+        opset = [helper.make_opsetid("", 18)]
+        content: bytes = helper.make_model(graph, opset_imports=opset, ir_version=9).SerializeToString()
+        return content
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_manifest() -> Manifest:
+    return Manifest(
+        schema_version=1,
+        name="tiny",
+        notice=NOTICE,
+        classes=(
+            Diagnosis("mel", "Melanoma", malignant=True),
+            Diagnosis("nv", "Melanocytic nevus", malignant=False),
+            Diagnosis("bcc", "Basal cell carcinoma", malignant=True),
+        ),
+        input=InputSpec(size=224, color="RGB", resize="none: a mean of colours"),
+        calibration=Calibration("temperature", 1.3, 0.52, 0.47),
+        operating_points=(
+            OperatingPoint("mel", "mel", 0.5, "sensitivity >= 0.90 on validation", 0.92, 0.81),
+        ),
+        lineage={"backbone": {"name": "mean colour", "cut": 0}, "images": {"train": {"mel": 7, "nv": 9}}},
+        metrics={
+            "auroc": {"macro": {"value": 0.9, "low": 0.8, "high": 0.95}},
+            "balanced_accuracy": {"value": 0.7, "low": 0.6, "high": 0.8},
+        },
+    )
+
+
+@pytest.fixture
+def tiny_bundle(tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest) -> Path:
+    """A bundle's folder; with its graph, red images are mel, green ones nv and blue ones bcc."""
+    folder = tmp_path / "bundle"
+    write_bundle(folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n")
+    return folder

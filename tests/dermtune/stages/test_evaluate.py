@@ -1,0 +1,213 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from pydantic import ValidationError
+
+from dermtune.errors import DataError
+from dermtune.figures import learning_curves, write_figure
+from dermtune.shards import ImagePacker
+from dermtune.stages.evaluate import EvaluateConfig, evaluate
+from dermtune.table import COLUMNS, write_table
+from dermtune_bundle.errors import ImageError
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+
+CONFIG = EvaluateConfig(bootstrap=100)
+FILES = {
+    "metrics.json",
+    "predictions.parquet",
+    "report.html",
+    *(f"{name}.csv" for name in ("confusion", "roc", "pr", "reliability")),
+    *(f"{name}.png" for name in ("confusion", "roc", "pr", "reliability")),
+}
+
+
+def write_graph(path: Path) -> None:
+    """A real graph that keeps the contract: the mean of red, over 255, is the probability of melanoma."""
+    channels = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "places"], ["embedding"], keepdims=0),
+        helper.make_node("Gather", ["embedding", "red"], ["first"], axis=1),
+        helper.make_node("Div", ["first", "most"], ["melanoma"]),
+        helper.make_node("Sub", ["one", "melanoma"], ["nevus"]),
+        helper.make_node("Concat", ["melanoma", "nevus"], ["probabilities"], axis=1),
+        helper.make_node("Unsqueeze", ["probabilities", "end"], ["activation_map"]),
+    ]
+    constants = {
+        "places": np.array([1, 2]),
+        "red": np.array([0]),
+        "most": np.float32([255]),
+        "one": np.float32([1]),
+        "end": np.array([2, 3]),
+    }
+    graph = helper.make_graph(
+        channels,
+        "red",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("activation_map", TensorProto.FLOAT, ["N", 2, 1, 1]),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+
+
+def write_contract(folder: Path, classes: tuple[str, ...] = ("mel", "nv")) -> None:
+    contract = Contract(
+        classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
+        input=InputSpec(224, "RGB", "none"),
+        calibration=Calibration("temperature", 1.0, 0.5, 0.5),
+        operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
+        lineage={"seed": 1},
+    )
+    (folder / "model.json").write_text(contract.to_json(), encoding="utf-8")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_graph(folder / "model.onnx")
+    write_contract(folder)
+    return folder
+
+
+REDS = {"mel": (200, 180, 60, 220), "nv": (30, 80, 150, 20)}  # one melanoma lies below 0.5, one nevus above
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four test images a class, in lesions of two, and one training image a class."""
+    folder, rows = tmp_path / "images", []
+    places = [(label, "test", red) for label in REDS for red in REDS[label]]
+    places += [(label, "train", 0) for label in REDS]
+    with ImagePacker(folder) as packer:
+        for number, (label, split, red) in enumerate(places):
+            picture = tmp_path / "picture.png"
+            Image.new("RGB", (40 + number, 50), (red, 7, 9)).save(picture)
+            shard, offset, size = packer.add(f"{number}.png", picture.read_bytes())
+            row = dict.fromkeys(COLUMNS) | {"label": label, "split": split, "width": 1, "height": 1}
+            row |= {"image_id": f"image-{number}", "lesion_id": f"lesion-{number // 2}"}
+            row |= {"group_id": f"lesion-{number // 2}-{split}", "source": "synthetic"}
+            rows.append(row | {"shard": shard, "offset": offset, "size": size})
+    write_table(pd.DataFrame(rows).infer_objects(), folder / "images.parquet")
+    return folder
+
+
+def test_the_graph_is_measured_on_the_test_split_alone(images: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+    predictions = pd.read_parquet(tmp_path / "out" / "predictions.parquet")
+    assert list(predictions) == ["image_id", "lesion_id", "label", "mel", "nv"]
+    assert list(predictions["image_id"]) == [f"image-{number}" for number in range(8)]
+    expected = np.array([*REDS["mel"], *REDS["nv"]]) / 255
+    np.testing.assert_allclose(predictions["mel"], expected, atol=1e-6)
+
+
+def test_the_metrics_are_those_computed_by_hand(images: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text(encoding="utf-8"))
+    assert (metrics["n_images"], metrics["n_lesions"]) == (8, 4)
+    assert metrics["sensitivity"]["mel"]["value"] == 0.75
+    assert metrics["specificity"]["mel"]["value"] == 0.75
+    assert metrics["balanced_accuracy"]["value"] == metrics["accuracy"]["value"] == 0.75
+    assert metrics["auroc"]["macro"]["value"] == metrics["auroc"]["mel"]["value"] == 14 / 16
+    assert metrics["threshold"] == {"mel": 0.5}
+    assert len(metrics["model_sha256"]) == 64
+
+
+def test_it_writes_the_files_that_the_formats_page_lists(images: Path, model: Path, tmp_path: Path) -> None:
+    evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "image-2" in report  # the melanoma that was missed
+    assert "say nothing about any patient" in report
+
+
+def test_the_same_seed_writes_the_same_bytes(images: Path, model: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / name)
+
+    for file in FILES:
+        assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
+
+
+def test_learning_curves_that_finetune_drew_are_in_the_report(
+    images: Path, model: Path, tmp_path: Path
+) -> None:
+    columns = ["lr", "train_loss", "val_loss", "val_auroc", "val_balanced_accuracy"]
+    history = pd.DataFrame({"epoch": [0, 1], **dict.fromkeys(columns, 0.5)})
+    write_figure(learning_curves(history), model / "learning_curves.png")
+
+    evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+    assert "How the training went" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_image_that_cannot_be_read_stops_the_stage_and_is_named(
+    images: Path, model: Path, tmp_path: Path
+) -> None:
+    tar = images / "images-000.tar"
+    place = pd.read_parquet(images / "images.parquet").iloc[2]
+    data = bytearray(tar.read_bytes())
+    data[place["offset"] : place["offset"] + 60] = bytes(60)
+    tar.write_bytes(data)
+
+    with pytest.raises(ImageError, match="image-2"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json"])
+def test_a_missing_part_of_the_model_names_file_and_stage(
+    name: str, images: Path, model: Path, tmp_path: Path
+) -> None:
+    (model / name).unlink()
+
+    with pytest.raises(DataError, match=f"{name}.*re-run finetune"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(("mel", "bcc"), "lacks: nv"), (("mel", "nv", "df"), "disagree on the classes")],
+)
+def test_a_model_of_other_classes_is_refused(
+    classes: tuple[str, ...], message: str, images: Path, model: Path, tmp_path: Path
+) -> None:
+    write_contract(model, classes)
+
+    with pytest.raises(DataError, match=message):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+def test_a_damaged_graph_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
+    (model / "model.onnx").write_bytes(b"no graph")
+
+    with pytest.raises(DataError, match="re-run finetune"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+def test_an_empty_test_split_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(images / "images.parquet")
+    write_table(table[table["split"] == "train"], images / "images.parquet")
+
+    with pytest.raises(DataError, match="test split is empty"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("draws", [99, 0, 200.0, "many"])
+def test_a_bootstrap_that_gives_no_interval_is_refused(draws: object) -> None:
+    with pytest.raises(ValidationError):
+        EvaluateConfig.model_validate({"bootstrap": draws})

@@ -1,0 +1,198 @@
+"""`dermtune predict` and `dermtune verify`, as a clinicians' team runs them."""
+
+import csv
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from PIL import Image
+
+from dermtune.cli import main
+from dermtune_bundle import Bundle
+
+TRAINING_PACKAGES = (
+    "torch",
+    "pandas",
+    "pydantic",
+    "timm",
+    "sklearn",
+    "albumentations",
+    "dvc",
+    "prefect",
+    "scipy",
+)
+MAIN = "from dermtune.cli import main; main()"
+
+
+class Finished(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Finished]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Finished:
+        monkeypatch.setattr(sys, "argv", ["dermtune", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        assert isinstance(code, int)
+        return Finished(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (40, 56), "red").save(folder / "red.png")
+    Image.new("RGB", (56, 40), "blue").save(folder / "blue.png")
+    return folder
+
+
+def test_jsonl_has_one_object_an_image(run: Run, tiny_bundle: Path, images: Path) -> None:
+    done = run("predict", tiny_bundle, images / "red.png", images, "--format", "jsonl")
+    assert done.code == 0
+    assert not done.err
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [Path(row["path"]).name for row in rows] == ["red.png", "blue.png", "red.png"]
+    assert [row["predicted"] for row in rows] == ["mel", "bcc", "mel"]
+    assert set(rows[0]["probabilities"]) == {"mel", "nv", "bcc"}
+    assert rows[0]["decisions"] == {"mel": True}
+    assert rows[0]["bundle"]["version"] == Bundle.open(tiny_bundle).version
+    assert "Research use only" in rows[0]["notice"]
+
+
+def test_the_table_names_class_decision_bundle_and_notice(run: Run, tiny_bundle: Path, images: Path) -> None:
+    done = run("predict", tiny_bundle, images)
+    assert done.code == 0
+    for text in ("red.png", "Melanoma", "yes", "Basal cell carcinoma", "no", "tiny", "Research use only"):
+        assert text in done.out
+
+
+def test_brackets_in_a_files_name_are_shown_as_they_are(run: Run, tiny_bundle: Path, images: Path) -> None:
+    (images / "red.png").rename(images / "[red].png")
+    assert "[red].png" in run("predict", tiny_bundle, images).out
+
+
+def test_output_goes_to_a_file_whole(run: Run, tiny_bundle: Path, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / "answers.csv"
+    done = run("predict", tiny_bundle, images, "--format", "csv", "--output", path)
+    assert done == (0, "", "")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["predicted"] for row in rows] == ["bcc", "mel"]
+    assert run("predict", tiny_bundle, images, "-o", path).out == ""
+    assert "Melanoma" in path.read_text()
+
+
+def test_an_output_that_cannot_be_written_is_one_line(run: Run, tiny_bundle: Path, images: Path) -> None:
+    done = run("predict", tiny_bundle, images, "--output", images / "red.png" / "answers")
+    assert done.code == 2
+    assert done.err == f"error: {images / 'red.png' / 'answers'}: cannot be written: File exists\n"
+
+
+def test_a_bad_file_is_named_the_rest_goes_on_and_the_code_is_2(
+    run: Run, tiny_bundle: Path, images: Path
+) -> None:
+    (images / "empty.jpg").touch()
+    (images / "notes.txt").touch()
+    done = run("predict", tiny_bundle, images, images / "absent.png", "--format", "jsonl")
+    assert done.code == 2
+    assert len(done.out.splitlines()) == 2
+    assert done.err.splitlines() == [
+        f"skipped, not image files: {images / 'notes.txt'}",
+        f"error: {images / 'empty.jpg'}: empty file",
+        f"error: {images / 'absent.png'}: No such file or directory",
+        "2 of 4 images could not be read",
+    ]
+
+
+def test_many_skipped_files_are_summed_up(run: Run, tiny_bundle: Path, images: Path) -> None:
+    for number in range(8):
+        (images / f"{number}.txt").touch()
+    done = run("predict", tiny_bundle, images)
+    assert done.err.rstrip().endswith("4.txt and 3 more")
+
+
+def test_a_folder_without_images_is_an_error(run: Run, tiny_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    done = run("predict", tiny_bundle, tmp_path / "none")
+    assert done == (2, "", f"error: {tmp_path / 'none'}: no image files\n")
+
+
+@pytest.mark.parametrize("command", ["predict", "verify"])
+def test_a_changed_bundle_is_refused_before_use(
+    run: Run, tiny_bundle: Path, images: Path, command: str
+) -> None:
+    with (tiny_bundle / "MODEL_CARD.md").open("a") as file:
+        file.write("better than doctors")
+    done = run(command, tiny_bundle, *([images] if command == "predict" else []))
+    assert done.code == 2
+    assert not done.out
+    assert done.err.startswith(
+        f"error: {tiny_bundle / 'MODEL_CARD.md'}: its bytes are not those of SHA256SUMS"
+    )
+
+
+def test_verify_tells_name_version_and_notice(run: Run, tiny_bundle: Path) -> None:
+    done = run("verify", tiny_bundle)
+    assert done.code == 0
+    assert done.out.splitlines()[:2] == [
+        "ok: tiny, 3 classes",
+        f"version: {Bundle.open(tiny_bundle).version}",
+    ]
+    assert "Research use only" in done.out
+
+
+@pytest.mark.parametrize("command", ["predict", "verify"])
+def test_help_teaches_with_an_example(run: Run, command: str) -> None:
+    assert f"dermtune {command} data/export" in run(command, "--help").out
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "table"])
+def test_a_progress_bar_on_the_terminal_leaves_the_answers_on_standard_output(
+    tiny_bundle: Path, images: Path, kind: str
+) -> None:
+    ours, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, "predict", tiny_bundle, images, "--format", kind],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        env=os.environ | {"TERM": "xterm"},
+        check=True,
+    )
+    drawn = os.read(ours, 100_000)
+    os.close(terminal)
+    os.close(ours)
+    assert b"predict" in drawn
+    assert b"red.png" in done.stdout
+    assert b"\x1b" not in done.stdout
+
+
+def test_predict_imports_nothing_of_the_training_side(tiny_bundle: Path, images: Path) -> None:
+    program = (
+        # a module that is None cannot be imported
+        f"import sys; sys.modules.update(dict.fromkeys({TRAINING_PACKAGES})); {MAIN}"
+    )
+    for kind in ("table", "jsonl", "csv"):
+        subprocess.run(
+            [sys.executable, "-c", program, "predict", tiny_bundle, images, "--format", kind],
+            check=True,
+            capture_output=True,
+        )

@@ -1,0 +1,71 @@
+"""The card says what the manifest says, in words, under the headings that readers expect."""
+
+from dataclasses import replace
+
+import pytest
+
+from dermtune.model_card import describe_metric, model_card
+from dermtune_bundle import Manifest
+
+HEADINGS = (  # Mitchell et al. 2019, in their order
+    "Model details",
+    "Intended use",
+    "Factors",
+    "Metrics",
+    "Evaluation data",
+    "Training data",
+    "Quantitative analyses",
+    "Ethical considerations",
+    "Caveats and recommendations",
+)
+
+
+def test_the_headings_are_those_of_the_paper_and_how_to_use(tiny_manifest: Manifest) -> None:
+    lines = model_card(tiny_manifest).splitlines()
+    assert [line[3:] for line in lines if line.startswith("## ")] == [*HEADINGS, "How to use"]
+    assert tiny_manifest.notice in lines[2]
+
+
+def test_classes_counts_metrics_and_thresholds_are_in_it(tiny_manifest: Manifest) -> None:
+    metrics = tiny_manifest.metrics | {
+        "images": {"test": {"mel": 3, "bcc": 1}},
+        "n_images": 4,
+        "n_lesions": 2,
+    }
+    card = model_card(replace(tiny_manifest, metrics=metrics))
+    assert "| Melanoma | `mel` | yes |" in card
+    assert "| images | train | test |" in card
+    assert "| mel | 7 | 3 |" in card
+    assert "| all | 16 | 4 |" in card
+    assert "| auroc.macro | 0.900 (95% interval 0.800 to 0.950) |" in card
+    assert "probability of `mel` at least 0.500 | sensitivity >= 0.90 on validation | 0.920 | 0.810 |" in card
+    assert "| backbone.name | `mean colour` |" in card
+    assert "images.train" not in card
+    assert "It holds 4 images of 2 lesions." in card
+
+
+def test_what_was_not_recorded_or_is_undefined_is_said(tiny_manifest: Manifest) -> None:
+    metrics = {"auroc": {"macro": {"value": None, "low": None, "high": None, "reason": "one class"}}}
+    card = model_card(replace(tiny_manifest, metrics=metrics, lineage={"seed": "a|b"}))
+    assert "Its size was not recorded." in card
+    assert "How many images there were was not recorded." in card
+    assert "| auroc.macro | undefined (one class) |" in card
+    assert "`a\\|b`" in card
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("synthetic", "**The numbers here say nothing about real lesions.**"),
+        ("ham10000", "Source: ham10000."),
+        (None, "Where the images came from was not recorded."),
+    ],
+)
+def test_the_source_is_told_and_a_synthetic_one_most_of_all(
+    tiny_manifest: Manifest, source: str | None, sentence: str
+) -> None:
+    assert sentence in model_card(replace(tiny_manifest, lineage={"source": source}))
+
+
+def test_a_metric_without_an_interval_says_so() -> None:
+    assert describe_metric({"value": 0.5, "low": None, "high": None}) == "0.500 (no interval)"

@@ -1,0 +1,70 @@
+import io
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dermtune.errors import SourceError
+from dermtune.quality import NO_FILE, CheckedImage, check_image, check_images, refuse_bad_source
+from dermtune.sources import SourceImage
+
+
+def encoded(level: int | None = None, size: int = 64) -> bytes:
+    noise = np.random.default_rng(1).integers(0, 255, (size, size + 20, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise if level is None else np.full_like(noise, level)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def fail(error: type[OSError]) -> bytes:
+    raise error(13, "Permission denied")
+
+
+def image(content: object = None, *, image_id: str = "I1", label: str = "nv") -> SourceImage:
+    return SourceImage(image_id, "L1", label, "I1.png", content or partial(encoded))  # type: ignore[arg-type]
+
+
+def test_a_good_image_keeps_its_bytes_and_gets_its_facts() -> None:
+    checked = check_image(image())
+    assert isinstance(checked, CheckedImage)
+    assert checked.data == encoded()
+    assert (checked.width, checked.height, len(checked.sha256)) == (84, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (image(partial(fail, FileNotFoundError)), NO_FILE),
+        (image(partial(fail, PermissionError)), "cannot be read: Permission denied"),
+        (image(bytes), "empty"),
+        (image(partial(bytes, 100)), "not a JPEG"),
+        (image(partial(encoded, 200)), "blank"),
+        (image(partial(encoded, size=8)), "too small"),
+        (image(label=""), "no label"),
+        (image(image_id="../x"), "its id has characters"),
+    ],
+)
+def test_a_bad_image_gets_a_reason(bad: SourceImage, reason: str) -> None:
+    assert reason in str(check_image(bad))
+
+
+def test_every_image_is_checked_in_order_and_a_second_id_is_refused() -> None:
+    images = [image(), image(bytes, image_id="I2"), image(image_id="I1"), image(image_id="I3")]
+    checks = list(check_images(images))
+    assert [isinstance(checked, CheckedImage) for checked in checks] == [True, False, False, True]
+    assert checks[2] == "its id occurs twice"
+
+
+def test_too_many_unusable_files_stop_the_run_with_examples() -> None:
+    bad = [{"path": "a.jpg", "reason": "truncated"}]
+    refuse_bad_source(99, bad, allowed=0.05)
+    with pytest.raises(SourceError, match=r"1 of 10 files are unusable.*a\.jpg: truncated"):
+        refuse_bad_source(9, bad, allowed=0.05)
+
+
+def test_files_that_are_merely_missing_do_not_stop_the_run_unless_nothing_is_left() -> None:
+    missing = [{"path": f"{number}.jpg", "reason": NO_FILE} for number in range(98)]
+    refuse_bad_source(102, missing, allowed=0.05)
+    with pytest.raises(SourceError, match="98 listed ones missing"):
+        refuse_bad_source(0, missing, allowed=0.05)

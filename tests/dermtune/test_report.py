@@ -1,0 +1,165 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+
+from dermtune.metrics import summarize
+from dermtune.report import Evaluation, draw_figures, evaluation_of, headline, most_confident_misses, render
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+
+POINT = OperatingPoint("mel", "mel", 0.6, "sensitivity >= 0.90 on validation", 0.9, None)
+HOSTILE = "<script>alert(1)</script>"
+
+
+class Links(HTMLParser):
+    """Collects every address that a page refers to, and its tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.addresses: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.addresses += [
+            value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}
+        ]
+
+
+def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
+    return Contract(
+        classes=(Diagnosis("mel", "Melanoma", malignant=True), Diagnosis("nv", "Nevus", malignant=False)),
+        input=InputSpec(224, "RGB", "bilinear"),
+        calibration=Calibration("temperature", 1.3, 0.6, 0.5),
+        operating_points=points,
+        lineage={"backbone": {"name": HOSTILE, "cut": 4}},
+    )
+
+
+def table(source: str = "ham10000") -> pd.DataFrame:
+    rows = pd.DataFrame({"label": ["mel", "nv", "nv", "mel", "nv", "mel", "nv", "nv"]})
+    rows["image_id"] = [f"image-{row}" for row in rows.index]
+    rows.loc[0, "image_id"] = HOSTILE
+    rows["lesion_id"] = rows["image_id"]
+    rows["split"] = ["test"] * 6 + ["train", "val"]
+    return rows.assign(source=source)
+
+
+def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
+    melanoma = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 0.9])
+    rng = np.random.default_rng(0)
+    return evaluation_of(
+        contract(points), table()[:6], np.stack([melanoma, 1 - melanoma], axis=1), draws=100, rng=rng
+    )
+
+
+def page(points: tuple[OperatingPoint, ...] = (POINT,), *, source: str = "ham10000") -> str:
+    evaluation = evaluated(points)
+    metrics = summarize(evaluation.predictions, points, evaluation.measured) | {"model_sha256": "0" * 64}
+    ids = list(table()["image_id"])
+    misses = {
+        point.name: most_confident_misses(
+            evaluation, point, ids, lambda row: np.full((40, 50, 3), row, np.uint8)
+        )
+        for point in points
+    }
+    return render(evaluation, metrics, table(source), pngs={"roc": b"png", "other": b"x"}, misses=misses)
+
+
+def test_the_report_needs_nothing_but_itself() -> None:
+    links, written = Links(page()), re.sub(r'"data:image/[^"]*"', "", page())
+
+    assert links.addresses
+    assert all(address.startswith("data:image/") for address in links.addresses)
+    assert not links.tags & {"script", "link", "iframe", "object", "base", "form", "a"}
+    assert not re.search(r"https?://|//\w|@import|url\(", written)
+
+
+def test_hostile_names_stay_text() -> None:
+    written = page()
+
+    assert HOSTILE not in written
+    assert written.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3  # the miss, its alt text, the lineage
+
+
+def test_the_report_shows_what_was_missed_and_how_sure_the_model_was() -> None:
+    misses = most_confident_misses(
+        evaluated(), POINT, list(table()["image_id"]), lambda row: np.full((40, 50, 3), row, np.uint8)
+    )
+
+    assert [(miss.image_id, miss.score, miss.predicted) for miss in misses] == [
+        (HOSTILE, 0.05, "Nevus"),
+        ("image-3", 0.4, "Nevus"),
+    ]
+    assert all(miss.jpeg.startswith(b"\xff\xd8") for miss in misses)
+    assert "image-3" in page()
+
+
+def test_the_report_says_when_nothing_was_missed() -> None:
+    assert "None: every image of this class" in page((OperatingPoint("mel", "mel", 0.01, "g", 0.9, 0.1),))
+
+
+def test_the_report_is_written_without_any_operating_point() -> None:
+    assert "No threshold was chosen" in page(())
+
+
+def test_synthetic_images_and_they_alone_are_called_so() -> None:
+    warning = "say nothing about any patient"
+
+    assert warning in page(source="synthetic")
+    assert warning not in page(source="ham10000")
+
+
+def test_the_report_shows_light_dark_and_print() -> None:
+    written = page()
+
+    assert "prefers-color-scheme: dark" in written
+    assert "@media print" in written
+    assert 'name="viewport"' in written
+
+
+def test_every_headline_metric_has_its_interval_or_says_that_it_is_undefined() -> None:
+    evaluation = evaluated()
+    metrics = summarize(evaluation.predictions, [POINT], evaluation.measured)
+    metrics["accuracy"] = {"value": None, "low": None, "high": None}
+    metrics["brier"] = {"value": 0.5, "low": None, "high": None}
+
+    rows = dict(headline(metrics))
+
+    assert rows["AUROC, macro"].startswith(f"{metrics['auroc']['macro']['value']:.3f} [")
+    assert "Sensitivity, mel ≥ 0.600" in rows
+    assert rows["Accuracy"] == "undefined"
+    assert rows["Brier score (0 best, 2 worst)"] == "0.500"
+
+
+def test_every_figure_is_drawn_with_n_and_interval() -> None:
+    figures = draw_figures(evaluated())
+
+    assert list(figures) == ["confusion", "roc", "pr", "reliability"]
+    assert "6 images of 6 lesions" in evaluated().note()
+    captions = [text.get_text() for axes in figures["roc"].axes for text in axes.texts]
+    assert all("n = 3 of 6" in caption and "[" in caption for caption in captions)
+    assert len(captions) == 2
+
+
+def test_figures_are_drawn_where_one_class_is_missing() -> None:
+    only_nevi = table()[:6].assign(label="nv")
+    scores = np.tile([0.2, 0.8], (6, 1))
+
+    evaluation = evaluation_of(contract(), only_nevi, scores, draws=100, rng=np.random.default_rng(0))
+
+    assert set(draw_figures(evaluation)) == {"confusion", "roc", "pr", "reliability"}
+    assert evaluation.tables()["roc"].empty
+
+
+def test_the_tables_hold_a_row_an_image_a_point_and_a_bin() -> None:
+    tables = evaluated().tables()
+
+    assert tables["confusion"].to_dict("list") == {
+        "actual": ["mel", "nv", "nv", "mel", "nv", "mel"],
+        "predicted": ["nv", "nv", "nv", "nv", "mel", "mel"],
+    }
+    assert set(tables["roc"]["class"]) == set(tables["pr"]["class"]) == {"mel", "nv"}
+    assert set(tables["reliability"]["of"]) == {"top label", "mel"}

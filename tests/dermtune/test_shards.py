@@ -1,0 +1,92 @@
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermtune import shards
+from dermtune.errors import DataError
+from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, view_paths
+
+
+@given(st.lists(st.binary(max_size=2000), min_size=1, max_size=20))
+def test_every_packed_file_is_read_back_byte_for_byte(
+    tmp_path_factory: pytest.TempPathFactory, files: list[bytes]
+) -> None:
+    folder = tmp_path_factory.mktemp("pack")
+    with ImagePacker(folder) as packer:
+        places = [packer.add(f"{number}.jpg", data) for number, data in enumerate(files)]
+    assert [PackedImages(folder).read(*place) for place in places] == files
+
+
+def test_a_shard_is_a_plain_tar_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with ImagePacker(tmp_path / name) as packer:
+            packer.add("läsion-" + "x" * 120 + ".jpg", b"pixels")
+    shard = tmp_path / "a" / "images-000.tar"
+    with tarfile.open(shard) as tar:
+        assert [member.name for member in tar] == ["läsion-" + "x" * 120 + ".jpg"]
+    assert shard.read_bytes() == (tmp_path / "b" / "images-000.tar").read_bytes()
+
+
+def test_a_full_shard_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_MAX_SHARD_BYTES", 1000)
+    with ImagePacker(tmp_path) as packer:
+        places = [packer.add(f"{number}", bytes([number]) * 700) for number in range(4)]
+    assert [place[0] for place in places] == [
+        "images-000.tar",
+        "images-001.tar",
+        "images-002.tar",
+        "images-003.tar",
+    ]
+    assert PackedImages(tmp_path).read(*places[3]) == b"\3" * 700
+
+
+def test_a_packer_that_fails_leaves_no_half_shard(tmp_path: Path) -> None:
+    with pytest.raises(KeyError), ImagePacker(tmp_path) as packer:
+        packer.add("a", b"pixels")
+        raise KeyError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("shard", ["../images-000.tar", "/etc/passwd", "a/b"])
+def test_a_shard_name_with_a_path_is_refused(tmp_path: Path, shard: str) -> None:
+    with pytest.raises(DataError, match="no shard's name"):
+        PackedImages(tmp_path).read(shard, 0, 1)
+
+
+def test_a_missing_or_short_shard_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="re-run ingest"):
+        PackedImages(tmp_path).read("images-000.tar", 0, 1)
+    (tmp_path / "images-000.tar").write_bytes(b"short")
+    with pytest.raises(DataError, match="ends before byte 12"):
+        PackedImages(tmp_path).read("images-000.tar", 2, 10)
+
+
+def test_an_array_is_written_whole_and_read_memory_mapped(tmp_path: Path) -> None:
+    with create_array(tmp_path / "train-00.npy", (3, 2), "float16") as array:
+        array[:] = [[1, 2], [3, 4], [5, 6]]
+    read = open_array(tmp_path / "train-00.npy", rows=3)
+    assert isinstance(read, np.memmap)
+    assert read.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert view_paths(tmp_path) == [tmp_path / "train-00.npy"]
+
+
+def test_an_array_of_another_length_than_the_table_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "val.npy", np.zeros(3))
+    with pytest.raises(DataError, match="3 rows for 4 images"):
+        open_array(tmp_path / "val.npy", rows=4)
+
+
+def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "val.npy", np.array([{"code": "runs"}], dtype=object), allow_pickle=True)
+    with pytest.raises(DataError, match="not a readable array"):
+        open_array(tmp_path / "val.npy")
+
+
+def test_no_views_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train-00\.npy"):
+        view_paths(tmp_path)

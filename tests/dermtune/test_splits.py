@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dermtune.errors import DataError
+from dermtune.splits import join_groups, split_groups
+from dermtune.table import SPLITS
+
+SHARES = (0.70, 0.15, 0.15)
+Ids = list[int | None]
+
+
+def test_lesions_and_patients_join_transitively() -> None:
+    #  a, b: one lesion; b, c: one patient; d: nothing in common with them; e: the patient of d
+    groups = join_groups(["l1", "l1", "l2", "l3", "l4"], [None, "p1", "p1", "p2", "p2"])
+    assert list(groups) == [0, 0, 0, 1, 1]
+
+
+def test_a_lesion_and_a_patient_of_the_same_name_do_not_join() -> None:
+    assert list(join_groups(["x", "y"], ["y", "x"])) == [0, 1]
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(0, 9), st.none() | st.integers(0, 9)), min_size=1))
+def test_images_share_a_group_exactly_if_a_chain_of_shared_keys_links_them(keys: list[Ids]) -> None:
+    columns = list(zip(*keys, strict=True))
+    groups = join_groups(*columns)
+    linked = np.array(
+        [
+            [
+                i == j or any(a is not None and a == b for a, b in zip(keys[i], keys[j], strict=True))
+                for j in range(len(keys))
+            ]
+            for i in range(len(keys))
+        ]
+    )
+    for _ in keys:
+        linked = linked @ linked
+    assert np.array_equal(groups[:, None] == groups[None, :], linked)
+
+
+@given(st.lists(st.integers(1, 6), min_size=9, max_size=80), st.integers(0, 2**32 - 1))
+def test_a_split_keeps_groups_whole_and_gives_every_class_to_every_side(sizes: list[int], seed: int) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = [("nv", "mel", "bcc")[group % 3] for group in groups]
+    split = split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(seed))
+    assert set(split) == set(SPLITS)
+    for group in range(len(sizes)):
+        assert len(set(split[groups == group])) == 1
+    for name in set(labels):
+        assert set(split[np.array(labels) == name]) == set(SPLITS)
+
+
+@pytest.mark.parametrize("count", [20, 100, 1000])
+def test_each_class_is_split_by_the_shares(count: int) -> None:
+    groups = np.arange(2 * count)
+    labels = ["nv", "mel"] * count
+    split = split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(1))
+    for name in ("nv", "mel"):
+        got = [(split[np.array(labels) == name] == side).mean() for side in SPLITS]
+        assert np.allclose(got, SHARES, atol=2.5 / count)
+
+
+def test_a_group_of_two_classes_counts_as_the_rarer() -> None:
+    groups = np.array([*range(30), 30, 30, 31, 31, 32, 32])
+    labels = ["nv"] * 30 + ["nv", "mel"] * 3
+    split = split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(1))
+    assert set(split[np.array(labels) == "mel"]) == set(SPLITS)
+
+
+def test_the_seed_alone_decides_the_split() -> None:
+    groups, labels = np.arange(60), ["nv", "mel", "bcc"] * 20
+    first, again, other = (
+        split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(seed)) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_a_class_of_two_lesions_is_refused_by_name() -> None:
+    with pytest.raises(DataError, match="class 'df' has 2 lesions"):
+        split_groups(np.arange(8), ["nv"] * 6 + ["df"] * 2, shares=SHARES, rng=np.random.default_rng(1))

@@ -1,0 +1,87 @@
+"""bundle.json is parsed strictly: each bad key is named, with what was expected."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import pytest
+
+from dermtune_bundle.errors import BundleError
+from dermtune_bundle.manifest import Contract, Manifest
+
+CHANGES: list[tuple[list[str | int], object, str]] = [
+    (["name"], None, "name: expected a text, got None"),
+    (["name"], 7, "name: expected a text, got 7"),
+    (["surprise"], 1, "surprise: unknown key"),
+    (["classes"], {}, "classes: expected a list, got {}"),
+    (["classes"], [], "classes: expected two or more different names"),
+    (["classes", 0], "mel", r"classes\[0\]: expected an object, got 'mel'"),
+    (["classes", 0, "malignant"], 1, r"classes\[0\]\.malignant: expected true or false, got 1"),
+    (["classes", 1, "name"], "mel", "classes: expected two or more different names"),
+    (["input", "size"], 224.0, r"input\.size: expected a whole number, got 224\.0"),
+    (["input", "size"], True, r"input\.size: expected a whole number, got True"),
+    (["calibration", "temperature"], True, r"calibration\.temperature: expected a finite number, got True"),
+    (["calibration", "temperature"], "1", r"calibration\.temperature: expected a finite number, got '1'"),
+    (
+        ["calibration", "temperature"],
+        10**400,
+        r"calibration\.temperature: expected a finite number, got 1000",
+    ),
+    (["calibration", "temperature"], None, r"calibration\.temperature: expected a finite number, got None"),
+    (
+        ["operating_points", 0, "target"],
+        "xyz",
+        r"operating_points\[0\]\.target: expected one of mel, nv, bcc",
+    ),
+    (["operating_points", 0, "threshold"], 1.5, r"operating_points\[0\]\.threshold: expected a probability"),
+    (["lineage"], [], r"lineage: expected an object, got \[\]"),
+    (["schema_version"], 2, "schema_version is 2, and this dermtune reads 1; install the dermtune that"),
+    (["schema_version"], "1", "schema_version: expected a whole number, got '1'"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), CHANGES)
+def test_a_bad_value_is_named(
+    tiny_manifest: Manifest, path: list[str | int], value: object, message: str
+) -> None:
+    values: Any = json.loads(tiny_manifest.to_json())
+    place = values
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    with pytest.raises(BundleError, match=f"^x.json: {message}"):
+        Manifest.parse(json.dumps(values), source="x.json")
+
+
+@pytest.mark.parametrize("key", ["name", "metrics", "classes", "notice", "schema_version"])
+def test_a_missing_key_is_named(tiny_manifest: Manifest, key: str) -> None:
+    values = json.loads(tiny_manifest.to_json())
+    del values[key]
+    with pytest.raises(BundleError, match=f"^x.json: {key}: missing"):
+        Manifest.parse(json.dumps(values), source="x.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '"text"', b"\xff\xfe\xfa", "[" * 100_000, '{"name": NaN}'])
+def test_what_is_no_object_of_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(BundleError, match=r"^x\.json: (not valid JSON|expected an object)"):
+        Manifest.parse(text, source="x.json")
+
+
+def test_a_manifest_survives_being_written_and_read(tiny_manifest: Manifest) -> None:
+    assert Manifest.parse(tiny_manifest.to_json(), source="x.json") == tiny_manifest
+
+
+def test_a_contract_is_the_manifest_without_its_release(tiny_manifest: Manifest) -> None:
+    release = ("schema_version", "name", "notice", "metrics")
+    values = {key: value for key, value in asdict(tiny_manifest).items() if key not in release}
+    contract = Contract.parse(json.dumps(values), source="model.json")
+    assert contract.classes == tiny_manifest.classes
+    assert Contract.parse(contract.to_json(), source="model.json") == contract
+
+
+def test_whole_numbers_are_numbers_and_undefined_ones_may_be_null(tiny_manifest: Manifest) -> None:
+    values = json.loads(tiny_manifest.to_json())
+    values["calibration"] = {"method": "none", "temperature": 1, "nll_before": None, "nll_after": 2}
+    calibration = Manifest.parse(json.dumps(values), source="x.json").calibration
+    assert calibration.nll_before is None
+    assert isinstance(calibration.temperature, float)
