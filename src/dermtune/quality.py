@@ -81,6 +81,6 @@ def refuse_bad_source(kept: int, quarantined: Sequence[Mapping[str, str]], *, al
     if not kept or unusable > allowed * (unusable + kept):
         shown = "; ".join(f"{row['path']}: {row['reason']}" for row in quarantined[:5])
         raise SourceError(
-            f"{unusable} of {unusable + kept} files are unusable, and {missing} listed ones missing, more than"
-            f" ingest.max_quarantine ({allowed}) allows: mend the source or raise it. The first: {shown}"
+            f"{unusable} of {unusable + kept} files are unusable, and {missing} listed ones missing, more"
+            f" than ingest.max_quarantine ({allowed}) allows: mend the source or raise it. First: {shown}"
         )

@@ -82,7 +82,7 @@ def _allocate(count: int, shares: Sequence[float], name: str) -> NDArray[np.int6
             " each for train, val and test: add images, or join it with another class by ingest.label_map"
         )
     exact = np.asarray(shares) * (count - len(shares))
-    parts = np.floor(exact).astype(np.int64)
+    parts: NDArray[np.int64] = np.floor(exact).astype(np.int64)
     parts[np.argsort(parts - exact, kind="stable")[: count - len(shares) - parts.sum()]] += 1
     return parts + 1
 

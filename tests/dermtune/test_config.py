@@ -61,7 +61,7 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
     values = YAML(typ="safe").load(PARAMS)
     del values["finetune"]["lr"]
     YAML().dump(values, tmp_path / "params.yaml")
-    with pytest.raises(ConfigError, match="finetune.lr: missing"):
+    with pytest.raises(ConfigError, match=r"finetune\.lr: missing"):
         read_params(tmp_path / "params.yaml")
 
 

@@ -46,9 +46,13 @@ def test_a_full_shard_is_followed_by_another(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_packer_that_fails_leaves_no_half_shard(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), ImagePacker(tmp_path) as packer:
-        packer.add("a", b"pixels")
-        raise KeyError
+    def pack() -> None:
+        with ImagePacker(tmp_path) as packer:
+            packer.add("a", b"pixels")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        pack()
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,8 @@ from dermtune.sources import SourceImage
 WIDTH, HEIGHT = 300, 225
 _QUALITY = 92
 
-Layer = NDArray[np.float32]  # (HEIGHT, WIDTH)
+Layer = NDArray[np.floating]  # (HEIGHT, WIDTH)
+Light = NDArray[np.floating]  # (HEIGHT, WIDTH, 3)
 
 # Colours are sRGB in [0, 1]; absorptions are per unit of pigment, fitted by eye to real images.
 _PALE = np.array([0.96, 0.88, 0.84], np.float32)
@@ -32,6 +33,7 @@ _BLUE = np.array([0.36, 0.41, 0.52], np.float32)
 _WHITE = np.array([0.95, 0.90, 0.85], np.float32)
 _COARSE = 8  # pixels; blobs of noise larger than this are drawn at half the resolution
 _CAPILLARY = 0.015  # width of the finest vessel, in lesion radii
+_NO_AGE = 0.03  # share of people whose age is not known
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ class View:
     def pixels(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """From lesion coordinates (N, 2) to pixels (N, 2)."""
         cos, sin = self.scale * math.cos(self.angle), self.scale * math.sin(self.angle)
-        return points @ np.array([[cos, sin], [-sin, cos]]) + self.centre
+        placed: NDArray[np.float64] = points @ np.array([[cos, sin], [-sin, cos]]) + self.centre
+        return placed
 
     def sample(self, lattice: Layer, extent: float) -> Layer:
         """See a square lattice that covers lesion coordinates -extent to extent; 0 outside."""
@@ -95,7 +98,8 @@ class Lesion:
         x = 2 * math.pi / period * self.x + 2 * math.pi * disorder * self.noise(1.7 * period)
         y = 2 * math.pi / period * self.y + 2 * math.pi * disorder * self.noise(1.7 * period)
         half, slant = x / 2, math.sqrt(0.75) * y
-        return (np.cos(x) + np.cos(half + slant) + np.cos(half - slant) + 1.5) / 4.5
+        cells: Layer = (np.cos(x) + np.cos(half + slant) + np.cos(half - slant) + 1.5) / 4.5
+        return cells
 
     def scatter(self, count: int, spread: float) -> NDArray[np.float64]:
         """Random places (count, 2) within `spread` radii of the middle."""
@@ -107,11 +111,13 @@ class Lesion:
         radii = self.view.scale * radii
         discs = _discs(self.view.pixels(places), radii, 0.5 + 0.35 * ragged * float(radii.mean()))
         fray = ragged * self.noise(0.13) if ragged else 0
-        return discs * np.clip(1 + 2 * fray * (1 - discs), 0, 1)
+        clods: Layer = discs * np.clip(1 + 2 * fray * (1 - discs), 0, 1)
+        return clods
 
     def furrows(self, spacing: float, width: float, extent: float = 2.5) -> Layer:
         """Winding lines of uneven width."""
-        return np.exp(-((self.noise(spacing, extent) / width) ** 2))
+        furrows: Layer = np.exp(-((self.noise(spacing, extent) / width) ** 2))
+        return furrows
 
     def off_centre(self, spread: float, size: float) -> Layer:
         """1 around a random place that lies off the middle, falling smoothly to 0."""
@@ -127,12 +133,14 @@ class Lesion:
             height, phase = self.rng.normal(0, irregularity / wave**0.7), self.rng.uniform(0, math.tau)
             outline += np.float32(height) * np.cos(wave * angle + np.float32(phase))
         frayed = irregularity * (0.5 * self.noise(0.35) + 0.35 * self.noise(0.14))
-        return 1 - radius / np.maximum(outline, 0.3) + frayed
+        depth: Layer = 1 - radius / np.maximum(outline, 0.3) + frayed
+        return depth
 
 
 def _step(value: Layer, softness: float) -> Layer:
     """From 0 to 1 as `value` rises through 0."""
-    return 1 / (1 + np.exp(np.clip(-value / (softness / 2), -30, 30)))
+    step: Layer = 1 / (1 + np.exp(np.clip(-value / (softness / 2), -30, 30)))
+    return step
 
 
 def _blot(blur: float, paint: Callable[[ImageDraw.ImageDraw], None]) -> Layer:
@@ -362,7 +370,8 @@ _KINDS = {
     ),
     "bcc": Kind(
         0.12, (0.06, 0.22), (0.2, 0.5), (0.0, 0.75), (0.05, 0.6),
-        {arborising_vessels: 0.75, blue_grey_ovoid_nests: 0.6, erosions: 0.35, milia_like_cysts: 0.1, scale: 0.1},
+        {arborising_vessels: 0.75, blue_grey_ovoid_nests: 0.6, erosions: 0.35, milia_like_cysts: 0.1,
+         scale: 0.1},
         67, 0.62, (28, 8, 4, 9, 14, 10, 18, 5, 4), (100, 0, 0, 0),
     ),
     "akiec": Kind(
@@ -419,7 +428,7 @@ class _Person:
     def __init__(self, rng: Generator, kind: Kind) -> None:
         self.tone = 0.04 + 1.2 * rng.beta(0.9, 2.0)
         age = 5 * round(float(np.clip(rng.normal(kind.age, 14), 5, 85)) / 5)
-        self.age = float(age) if rng.random() > 0.03 else None
+        self.age = float(age) if rng.random() > _NO_AGE else None
         self.sex = "male" if rng.random() < kind.male else "female"
 
 
@@ -477,8 +486,8 @@ def _grow(kind: Kind, rng: Generator, view: View) -> Lesion:
     return lesion
 
 
-def _reflect(lesion: Lesion, tone: float, rng: Generator) -> NDArray[np.float32]:
-    """The light (HEIGHT, WIDTH, 3) that lesion and skin reflect; the skin is mottled and may be sun-damaged."""
+def _reflect(lesion: Lesion, tone: float, rng: Generator) -> Light:
+    """The light (HEIGHT, WIDTH, 3) that lesion and skin reflect; the skin may be sun-damaged."""
     sun, flush = max(0.0, lesion.rng.normal(0.1, 0.3)), lesion.rng.uniform(0.02, 0.22)
     broad, mottled, texture = lesion.noise(0.9, 8), lesion.noise(0.35, 8), _grain(rng, 2.2) + _grain(rng, 5)
     capillaries = lesion.furrows(0.3, 0.15, 8) * np.clip(broad + 0.3, 0, 1)
@@ -497,7 +506,7 @@ def _grain(rng: Generator, spacing: float) -> Layer:
     return np.asarray(Image.fromarray(lattice).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
 
 
-def _artefacts(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+def _artefacts(light: Light, rng: Generator) -> Light:
     """What lies between skin and lens: hairs, gel bubbles, ruler marks, the dark rim of the lens."""
     for chance, artefact in ((0.5, _hairs), (0.3, _gel_bubbles), (0.25, _ruler_marks), (0.35, _vignette)):
         if rng.random() < chance:
@@ -505,7 +514,7 @@ def _artefacts(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32
     return light
 
 
-def _hairs(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+def _hairs(light: Light, rng: Generator) -> Light:
     count, along, trend = int(rng.integers(2, 16)), np.linspace(-1, 1, 16), rng.uniform(0, math.tau)
     lines = []
     for _ in range(count):
@@ -517,7 +526,7 @@ def _hairs(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
     return light + (0.85 * _lines(lines, 0.4))[..., None] * (colour - light)
 
 
-def _gel_bubbles(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+def _gel_bubbles(light: Light, rng: Generator) -> Light:
     places, radii = rng.uniform((0, 0), (WIDTH, HEIGHT), (int(rng.integers(1, 7)), 2)), rng.uniform(2, 11, 1)
     radii = radii * rng.uniform(0.4, 1, len(places))
     rims = _discs(places, radii, 0.6) - _discs(places, 0.8 * radii, 1.2)
@@ -525,7 +534,7 @@ def _gel_bubbles(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float
     return light * (1 - 0.25 * rims[..., None]) + 0.5 * glints[..., None]
 
 
-def _ruler_marks(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+def _ruler_marks(light: Light, rng: Generator) -> Light:
     pitch, left = rng.uniform(9, 20), rng.uniform(0, WIDTH / 2)
     lines = []
     for mark in range(int(rng.integers(5, 14))):
@@ -533,25 +542,23 @@ def _ruler_marks(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float
         x = left + mark * pitch
         lines.append((np.array([[x, 0], [x + 1, length]]), 1.0))
     marks = _lines(lines, 0.5)
-    return light * (1 - 0.85 * (marks if rng.random() < 0.5 else marks[::-1]))[..., None]
+    return light * (1 - 0.85 * (marks if rng.integers(2) else marks[::-1]))[..., None]
 
 
-def _vignette(light: NDArray[np.float32], rng: Generator) -> NDArray[np.float32]:
+def _vignette(light: Light, rng: Generator) -> Light:
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     x, y = WIDTH / 2 + rng.normal(0, 8), HEIGHT / 2 + rng.normal(0, 6)
     distance = np.hypot(columns - x, rows - y).astype(np.float32) / WIDTH
     return light * _step(rng.uniform(0.44, 0.6) - distance, rng.uniform(0.01, 0.08))[..., None]
 
 
-def _photograph(light: NDArray[np.float32], rng: Generator) -> Image.Image:
+def _photograph(light: Light, rng: Generator) -> Image.Image:
     """What the camera makes of the light: lighting, white balance, contrast, blur, noise of the sensor."""
     rows, columns = np.ogrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
     slope = rng.normal(0, 0.06, 2)
-    lamp = (1 + slope[0] * rows + slope[1] * columns - rng.uniform(0, 0.12) * (rows**2 + columns**2)).astype(
-        np.float32
-    )
+    lamp = 1 + slope[0] * rows + slope[1] * columns - rng.uniform(0, 0.12) * (rows**2 + columns**2)
     balance = np.exp(rng.normal(0.03, 0.1) + rng.normal(0, (0.04, 0.06, 0.08))).astype(np.float32)
-    seen = light * lamp[..., None] * balance
+    seen = light * lamp.astype(np.float32)[..., None] * balance
     seen *= 1 + np.float32(rng.normal(0, 0.15)) * (seen - np.float32(0.6))
     seen += rng.uniform(0.004, 0.016) * rng.standard_normal(light.shape, np.float32)
     photo = Image.fromarray((255 * np.clip(seen, 0, 1)).astype(np.uint8))
