@@ -61,7 +61,7 @@ class Evaluation:
         """What the figures show, as tables by name: `confusion, roc, pr, reliability`."""
         names = np.array(self.predictions.classes)
         predicted = self.predictions.probabilities.argmax(axis=1)
-        reliability = [table.assign(of=name) for name, table in self.reliability.items()]
+        reliability = [table.assign(**{"class": name}) for name, table in self.reliability.items()]
         return {
             "confusion": pd.DataFrame(
                 {"actual": names[self.predictions.labels], "predicted": names[predicted]}
