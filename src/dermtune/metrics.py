@@ -42,6 +42,8 @@ class Metric:
     """On all images, each counted once; None where undefined."""
     weighted: Callable[[Floats], Floats]
     """Weights (draws, N) to values (draws,), NaN where undefined."""
+    among: Bools | None = None
+    """Of a share: the images (N,) that it is a share of."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Sampled:
     """(draws,), NaN where undefined."""
     classes: int | None = None
     """How many classes a macro mean is over; None for other metrics."""
+    lesions: int | None = None
+    """Of a share: how many lesions the images are of that it is a share of."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def share(values: NDArray[Any], among: Bools) -> Metric:
     def weighted(weights: Floats) -> Floats:
         return _ratio(weights @ kept, weights @ counted)
 
-    return Metric(float(values[among].mean()) if among.any() else None, weighted)
+    return Metric(float(values[among].mean()) if among.any() else None, weighted, among)
 
 
 def accuracy(probabilities: Floats, labels: Labels) -> Metric:
@@ -215,18 +219,31 @@ def resample(
         for weights in lesion_weights(lesions, draws=draws, rng=rng)
     ]
     return {
-        key: Sampled(metric.value, np.concatenate([chunk[key] for chunk in chunks]))
+        key: Sampled(
+            metric.value,
+            np.concatenate([chunk[key] for chunk in chunks]),
+            lesions=None if metric.among is None else len(np.unique(lesions[metric.among])),
+        )
         for key, metric in metrics.items()
     }
 
 
 def estimate(sampled: Sampled) -> Estimate:
-    """Value and 95% percentile interval; draws in which the metric is undefined are left out and counted."""
+    """Value and 95% percentile interval; draws in which the metric is undefined are left out and counted.
+
+    Where all images agree, no draw differs, yet "none of 31 was missed" does not mean that none ever will
+    be: the interval of a share of 0 or 1 is then the exact one, each lesion counted once.
+
+    Source: Clopper and Pearson, The use of confidence or fiducial limits, 1934.
+    """
     defined = sampled.draws[~np.isnan(sampled.draws)]
     left_out = len(sampled.draws) - len(defined)
     if sampled.value is None or not len(defined):
         return Estimate(sampled.value, None, None, left_out)
     low, high = np.percentile(defined, [2.5, 97.5])
+    if sampled.lesions and low == high and sampled.value in (0, 1):
+        all_agree = 0.025 ** (1 / sampled.lesions)
+        low, high = (all_agree, 1) if sampled.value else (0, 1 - all_agree)
     return Estimate(sampled.value, float(low), float(high), left_out)
 
 
@@ -252,6 +269,19 @@ def measure(
     for metric, mean in _MACRO_MEANS.items():
         sampled[mean] = macro([sampled[metric, name] for name in predictions.classes])
     return sampled
+
+
+def headline(metrics: Mapping[str, Any]) -> dict[str, float | None]:
+    """The few values that experiments are compared by, of what metrics.json holds."""
+    named = {
+        "auroc_macro": metrics["auroc"]["macro"],
+        "average_precision_macro": metrics["average_precision"]["macro"],
+        "balanced_accuracy": metrics["balanced_accuracy"],
+    }
+    for point in metrics["threshold"]:
+        named |= {f"{name}_{point}": metrics[name][point] for name in ("sensitivity", "specificity")}
+    named |= {"brier": metrics["brier"], "calibration_error": metrics["ece"]}
+    return {name: metric["value"] for name, metric in named.items()}
 
 
 def summarize(

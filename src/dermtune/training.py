@@ -42,8 +42,7 @@ class Examples:
     def batch(self, epoch: int, rows: Tensor, device: str) -> tuple[Tensor, Tensor]:
         """Float activations and labels of some images; epoch e reads view e mod the number of views."""
         view = self.views[epoch % len(self.views)]
-        activations = torch.from_numpy(view[rows.numpy()]).to(device).float()
-        return activations, self.labels[rows].to(device)
+        return _on(device, view[rows.numpy()]), self.labels[rows].to(device)
 
 
 @dataclass(frozen=True)
@@ -89,9 +88,10 @@ def train_tail(
     Returns:
         The averaged tail, in eval mode, and the learning curves.
     """
-    tail = tail.to(device)
+    tail = tail.to(device).to(memory_format=torch.channels_last)
     averaged = copy.deepcopy(tail)
-    optimizer = torch.optim.AdamW(_parameter_groups(tail, config), weight_decay=config.weight_decay)
+    groups = _parameter_groups(tail, config)
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     loss_weights = class_weights(train.labels, tail.classifier.out_features, config.class_balance).to(device)
     state = _State(tail, averaged, copy.deepcopy(averaged), optimizer)
     history = state.resume(checkpoint, fingerprint)
@@ -139,20 +139,21 @@ def train_tail(
         state.save(checkpoint, fingerprint, history)
 
     checkpoint.unlink(missing_ok=True)
-    return state.best.eval(), history
+    return state.best.to(memory_format=torch.contiguous_format).eval(), history
 
 
 def predict_logits(tail: Tail, activations: Activations, device: str) -> Tensor:
     """Logits (N, K) float32, on the CPU, of a tail in eval mode."""
     tail.eval()
+    starts = range(0, len(activations), _EVAL_BATCH)
     with torch.inference_mode():
-        batches = (
-            torch.from_numpy(
-                np.array(activations[start : start + _EVAL_BATCH])
-            )  # a copy: the file is read-only
-            for start in range(0, len(activations), _EVAL_BATCH)
-        )
-        return torch.cat([tail(batch.to(device).float()).cpu() for batch in batches])
+        return torch.cat([tail(_on(device, activations[i : i + _EVAL_BATCH])).cpu() for i in starts])
+
+
+def _on(device: str, activations: Activations) -> Tensor:
+    """A batch in float32 and channels last, in which convolutions on a CPU take two thirds of the time."""
+    copied = torch.from_numpy(np.array(activations)).to(device, torch.float32)
+    return copied.contiguous(memory_format=torch.channels_last)
 
 
 def learning_rate_factor(progress: float, warmup: float) -> float:
@@ -226,13 +227,13 @@ class _State:
     optimizer: torch.optim.Optimizer
 
     def save(self, path: Path, fingerprint: str, history: list[EpochRecord]) -> None:
-        tensors = {
+        tensors = {  # safetensors keeps no memory format
             f"{part}.{name}": value.contiguous().clone()
             for part, module in self._modules().items()
             for name, value in module.state_dict().items()
         }
         for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value for name, value in values.items()}
+            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in values.items()}
         facts = {"fingerprint": fingerprint, "history": json.dumps([asdict(record) for record in history])}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, metadata=facts)
@@ -252,7 +253,9 @@ class _State:
         for name, value in tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
-                kept.setdefault(int(index), {})[key] = value
+                # laid out as its parameter is: the fused optimizer goes through memory, not through indices
+                laid_out = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value  # noqa: PLR2004
+                kept.setdefault(int(index), {})[key] = laid_out
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
         history = [EpochRecord(**record) for record in json.loads(facts["history"])]
         log.info("resumed after epoch %d", len(history))

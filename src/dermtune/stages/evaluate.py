@@ -20,9 +20,8 @@ from pydantic import Field
 from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.progress import progress
-from dermtune.shards import PackedImages
+from dermtune.shards import PackedImages, places
 from dermtune.table import read_table
-from dermtune_bundle.decode import decode
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
@@ -46,7 +45,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         ImageError: an image can't be read.
     """
     from dermtune.figures import to_png
-    from dermtune.metrics import summarize
+    from dermtune.metrics import headline, summarize
     from dermtune.report import draw_figures, evaluation_of, most_confident_misses, render
 
     table = read_table(images / "images.parquet")
@@ -60,12 +59,12 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         raise DataError(f"{images}: the test split {what}; re-run ingest, then finetune")
     packed = PackedImages(images)
 
-    def read(row: int) -> NDArray[np.uint8]:
-        image_id, shard, offset, size = places[row]
-        return decode(packed.read(shard, offset, size), name=image_id)
+    found = places(test)
 
-    places = list(test[["image_id", "shard", "offset", "size"]].itertuples(index=False, name=None))
-    probabilities = _run(graph, read, len(places))
+    def read(row: int) -> NDArray[np.uint8]:
+        return packed.decode(found[row])
+
+    probabilities = _run(graph, read, len(test))
     rng = np.random.default_rng(seed)
     evaluation = evaluation_of(contract, test, probabilities, draws=config.bootstrap, rng=rng)
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
@@ -89,7 +88,8 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
             rows.to_csv(temporary, index=False, float_format="%.6g")
     for name, png in pngs.items():
         _write(out / f"{name}.png", png)
-    _write(out / "metrics.json", (json.dumps(metrics, indent=2, allow_nan=False) + "\n").encode())
+    for name, content in (("metrics.json", metrics), ("headline.json", headline(metrics))):
+        _write(out / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     _write(out / "report.html", page.encode())
     log.info("%d test images measured; the report is %s", len(test), out / "report.html")
 

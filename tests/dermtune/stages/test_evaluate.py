@@ -19,6 +19,7 @@ from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
 
 CONFIG = EvaluateConfig(bootstrap=100)
 FILES = {
+    "headline.json",
     "metrics.json",
     "predictions.parquet",
     "report.html",

@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dermtune.backbone import load_backbone
+from dermtune.errors import DataError
+from dermtune.params import Params
+from dermtune.shards import open_array
+from dermtune.stages.embed import embed
+
+
+def test_activations_are_the_trunks(params: Params, augmented: Path, embedded: Path) -> None:
+    trunk = load_backbone(params.backbone).trunk
+    for name in ("train-00.npy", "train-01.npy", "val.npy"):
+        views, stored = open_array(augmented / name), open_array(embedded / name)
+        with torch.inference_mode():
+            expected = trunk(torch.from_numpy(np.array(views[:5])).permute(0, 3, 1, 2).float()).numpy()
+        assert stored.dtype == np.float16
+        assert len(stored) == len(views)
+        assert np.allclose(stored[:5], expected, rtol=2e-3, atol=2e-3)
+
+
+def test_the_fingerprint_names_what_they_were_made_from(params: Params, embedded: Path) -> None:
+    fingerprint = json.loads((embedded / "activations.json").read_text())
+    assert fingerprint["cut"] == params.backbone.cut
+    assert tuple(fingerprint["shape"]) == open_array(embedded / "val.npy").shape[1:]
+
+
+def test_views_of_another_size_are_refused(params: Params, augmented: Path, tmp_path: Path) -> None:
+    backbone = params.backbone.model_copy(update={"input_size": 96})
+    with pytest.raises(DataError, match=r"train-00\.npy: views are 64 pixels wide, not 96; re-run augment"):
+        embed(params.embed, backbone=backbone, views=augmented, out=tmp_path)
+
+
+def test_missing_views_are_named(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no train-00\.npy"):
+        embed(params.embed, backbone=params.backbone, views=tmp_path, out=tmp_path / "out")
+
+
+def test_a_batch_of_one_that_is_left_over_is_embedded_too(
+    params: Params, augmented: Path, embedded: Path, tmp_path: Path
+) -> None:
+    rows = len(open_array(augmented / "val.npy"))
+    config = params.embed.model_copy(update={"batch_size": rows - 1})
+    embed(config, backbone=params.backbone, views=augmented, out=tmp_path)
+    assert np.allclose(
+        open_array(tmp_path / "val.npy"), open_array(embedded / "val.npy"), rtol=2e-3, atol=2e-3
+    )

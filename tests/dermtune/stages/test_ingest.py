@@ -1,0 +1,124 @@
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from pydantic import ValidationError
+
+from dermtune.errors import DataError, SourceError
+from dermtune.params import Params
+from dermtune.shards import PackedImages
+from dermtune.stages.ingest import IngestConfig, SplitConfig, ingest
+from dermtune.table import read_table
+
+
+def write_ham10000(folder: Path, lesions: int = 60) -> None:
+    """HAM10000's official layout with noise for images: two classes, two images a lesion."""
+    rng = np.random.default_rng(0)
+    images = folder / "HAM10000_images_part_1"
+    images.mkdir(parents=True)
+    rows = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for number in range(2 * lesions):
+        name = f"ISIC_{number:07d}"
+        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(images / f"{name}.jpg")
+        label = "mel" if number // 2 % 3 == 0 else "nv"
+        rows.append(f"HAM_{number // 2:07d},{name},{label},histo,50,male,back")
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+
+
+def config(params: Params, folder: Path, **changes: object) -> IngestConfig:
+    values = params.ingest.model_dump() | {"source": "ham10000", "path": str(folder)} | changes
+    return IngestConfig.model_validate(values)
+
+
+def test_every_image_listed_is_kept_or_set_aside_with_a_reason(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source)
+    images = source / "HAM10000_images_part_1"
+    (images / "ISIC_0000003.jpg").write_bytes(b"no image")
+    (images / "ISIC_0000004.jpg").unlink()
+    (images / "ISIC_0000005.jpg").write_bytes((images / "ISIC_0000006.jpg").read_bytes()[:400])
+
+    ingest(config(params, source), seed=1, out=out)
+
+    table, quarantine = read_table(out / "images.parquet"), pd.read_parquet(out / "quarantine.parquet")
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["read"], summary["kept"], summary["quarantined"]) == (120, len(table), len(quarantine))
+    assert set(quarantine["image_id"]) == {"ISIC_0000003", "ISIC_0000004", "ISIC_0000005"}
+    assert quarantine["reason"].str.len().min() > 0
+    assert set(table["image_id"]) | set(quarantine["image_id"]) == {f"ISIC_{n:07d}" for n in range(120)}
+
+
+def test_the_original_bytes_are_packed_and_found_again(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source)
+    ingest(config(params, source), seed=1, out=out)
+    packed = PackedImages(out)
+    for row in read_table(out / "images.parquet").itertuples():
+        original = (source / str(row.path)).read_bytes()
+        assert packed.read(str(row.shard), int(row.offset), int(row.size)) == original
+        assert row.sha256 == hashlib.sha256(original).hexdigest()
+
+
+def test_labels_are_mapped(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source)
+    ingest(config(params, source, label_map={"nv": "other"}), seed=1, out=out)
+    assert set(read_table(out / "images.parquet")["label"]) == {"mel", "other"}
+
+
+def test_no_lesion_or_patient_is_in_two_splits_and_every_class_in_all(ingested: Path) -> None:
+    table = read_table(ingested / "images.parquet")
+    assert table.groupby("lesion_id")["split"].nunique().max() == 1
+    assert table.groupby("patient_id")["split"].nunique().max() == 1
+    assert (pd.crosstab(table["label"], table["split"]) > 0).all(axis=None)
+    assert (table.groupby("lesion_id")["image_id"].count() >= 2).all()
+
+
+def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_ham10000(source)
+    outs = [tmp_path / "first", tmp_path / "second"]
+    for out in outs:
+        ingest(config(params, source), seed=1, out=out)
+    names = sorted(path.name for path in outs[0].iterdir())
+    assert names == [
+        "contact_sheet.png",
+        "images-000.tar",
+        "images.parquet",
+        "quarantine.parquet",
+        "summary.json",
+    ]
+    for name in names:
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+def test_a_source_that_is_mostly_broken_is_refused(params: Params, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_ham10000(source)
+    for path in sorted((source / "HAM10000_images_part_1").iterdir())[:20]:
+        path.write_bytes(b"no image")
+    with pytest.raises(SourceError, match=r"20 of 120 files are unusable.*ISIC_0000000\.jpg"):
+        ingest(config(params, source), seed=1, out=tmp_path / "out")
+
+
+def test_a_class_with_too_few_lesions_is_refused_by_name(params: Params, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write_ham10000(source)
+    metadata = source / "HAM10000_metadata.csv"
+    metadata.write_text(
+        metadata.read_text().replace("HAM_0000001,ISIC_0000002,nv", "HAM_0000001,ISIC_0000002,df")
+    )
+    metadata.write_text(
+        metadata.read_text().replace("HAM_0000001,ISIC_0000003,nv", "HAM_0000001,ISIC_0000003,df")
+    )
+    with pytest.raises(DataError, match="class 'df' has 1 lesions"):
+        ingest(config(params, source), seed=1, out=tmp_path / "out")
+
+
+def test_shares_must_sum_to_one() -> None:
+    with pytest.raises(ValidationError, match="must sum to 1"):
+        SplitConfig(train=0.7, val=0.2, test=0.2)
