@@ -21,8 +21,9 @@ help: ## show this list
 setup: $(READY) ## make .venv from requirements.lock, every package checked by its hash
 
 run: $(READY) ## images in, checked and exported model out: run what changed, then show where things are
+	@dermtune check
 	dvc repro
-	dermtune summary
+	@dermtune summary
 
 test: $(READY) ## run the tests and report coverage; ARGS are pytest's, such as ARGS="-k splits"
 	python -m pytest --cov --cov-report=term $(ARGS)

@@ -110,9 +110,11 @@ def train_tail(
             progress = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(progress, config.warmup)
-            loss = functional.cross_entropy(
-                tail(activations), labels, loss_weights, label_smoothing=config.label_smoothing
+            losses = functional.cross_entropy(
+                tail(activations), labels, reduction="none", label_smoothing=config.label_smoothing
             )
+            # weighted here: cross_entropy's own weights would also weigh the smoothing, by other classes
+            loss = (losses * loss_weights[labels]).mean()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
             optimizer.step()
@@ -171,12 +173,12 @@ def learning_rate_factor(progress: float, warmup: float) -> float:
 
 
 def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:
-    """Weight of each class in the loss, (K,) float32: (N / (K n_k)) ** balance.
+    """Weight of each class in the loss, (K,) float32: n_k ** -balance, scaled to a mean of 1 over the images.
 
     Source: King and Zeng 2001; `balance` 0 weighs images alike, 1 classes alike.
     """
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1)
-    return (len(labels) / (classes * counts)).float() ** balance
+    weights = torch.bincount(labels, minlength=classes).clamp(min=1).double() ** -balance
+    return (weights / weights[labels].mean()).float()
 
 
 def _parameter_groups(tail: Tail, config: "FinetuneConfig") -> list[dict[str, Any]]:

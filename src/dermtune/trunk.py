@@ -54,8 +54,8 @@ class Fingerprint:
         """
         ours = json.loads(self.to_json())
         try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            theirs = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
             raise DataError(f"{path}: no readable fingerprint of the activations; re-run embed") from error
         if differing := [key for key in ours if ours[key] != theirs.get(key)]:
             shown = "; ".join(f"{key}: stored {theirs.get(key)}, now {ours[key]}" for key in differing)

@@ -33,6 +33,7 @@ _BLUE = np.array([0.36, 0.41, 0.52], np.float32)
 _WHITE = np.array([0.95, 0.90, 0.85], np.float32)
 _COARSE = 8  # pixels; blobs of noise larger than this are drawn at half the resolution
 _CAPILLARY = 0.015  # width of the finest vessel, in lesion radii
+_SPLITS = 3  # train, val and test
 _NO_AGE = 0.03  # share of people whose age is not known
 
 
@@ -398,6 +399,9 @@ def synthetic(*, lesions: int, seed: int) -> list[SourceImage]:
     labels = _labels(lesions, rng)
     sizes = rng.choice([1, 2, 3], size=lesions, p=[0.75, 0.18, 0.07])
     patients = np.repeat(np.arange(lesions), sizes)[:lesions].tolist()
+    for label in _KINDS:  # with a patient of its own, a lesion can go into any split
+        for lesion in [index for index, other in enumerate(labels) if other == label][:_SPLITS]:
+            patients[lesion] = lesions + lesion
     firsts = {patient: labels[patients.index(patient)] for patient in set(patients)}
     people = {
         patient: _Person(_generator(seed, 1, patient), _KINDS[first]) for patient, first in firsts.items()
@@ -415,7 +419,7 @@ def _generator(seed: int, *key: int) -> Generator:
 
 def _labels(lesions: int, rng: Generator) -> list[str]:
     """A class for each lesion: shares as in _KINDS, yet three lesions of each class where they suffice."""
-    counts = dict.fromkeys(_KINDS, min(3, lesions // len(_KINDS)))
+    counts = dict.fromkeys(_KINDS, min(_SPLITS, lesions // len(_KINDS)))
     for _ in range(lesions - sum(counts.values())):
         counts[max(counts, key=lambda label: lesions * _KINDS[label].share - counts[label])] += 1
     labels = [label for label, count in counts.items() for _ in range(count)]

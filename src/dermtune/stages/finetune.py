@@ -29,7 +29,6 @@ from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
 if TYPE_CHECKING:
     from dermtune.backbone import Tail
     from dermtune.training import Examples
-    from dermtune.trunk import Fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +108,19 @@ def finetune(
         )
         for table, paths in ((train, view_paths(activations)), (val, [activations / "val.npy"]))
     )
-    lineage = _lineage(backbone, config, seed, made_from, images / "images.parquet")
+    lineage = {
+        "source": ", ".join(sorted(train["source"].unique())),
+        "images": {
+            split: {name: int((table["label"] == name).sum()) for name in names}
+            for split, table in (("train", train), ("val", val))
+        },
+        "images_sha256": hashlib.sha256((images / "images.parquet").read_bytes()).hexdigest(),
+        "backbone": backbone.model_dump(),
+        "trunk": asdict(made_from),
+        "finetune": config.model_dump(),
+        "seed": seed,
+        "versions": {package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")},
+    }
     tail, history = train_tail(
         network.tail(len(names), dropout=config.dropout, seed=seed),
         train_set,
@@ -174,21 +185,6 @@ def _calibrate(
         lineage=lineage,
     )
     return contract, fitted.temperature
-
-
-def _lineage(
-    backbone: BackboneConfig, config: FinetuneConfig, seed: int, made_from: "Fingerprint", table: Path
-) -> dict[str, Any]:
-    """Everything that decides the result."""
-    packages = ("dermtune", "torch", "timm", "onnxruntime")
-    return {
-        "backbone": backbone.model_dump(),
-        "trunk": asdict(made_from),
-        "finetune": config.model_dump(),
-        "seed": seed,
-        "images_sha256": hashlib.sha256(table.read_bytes()).hexdigest(),
-        "versions": {package: version(package) for package in packages},
-    }
 
 
 def _some_images(val: pd.DataFrame, folder: Path) -> Iterator[NDArray[np.uint8]]:

@@ -1,0 +1,91 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_sample_image
+
+from dermtune.backbone import load_backbone
+from dermtune.config import BackboneConfig
+from dermtune.deployable import Deployable, check_parity, export_deployable
+from dermtune.errors import DataError
+from dermtune_bundle.graph import Graph
+
+SIZES = [(30, 40), (64, 64), (150, 200), (427, 640), (900, 17)]
+
+
+def make(*, size: int = 64, temperature: float = 1.5) -> Deployable:
+    config = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=5, input_size=size)
+    network = load_backbone(config)
+    tail = network.tail(4, dropout=0.2, seed=1)
+    with torch.no_grad():
+        tail.classifier.weight.mul_(50)  # so that probabilities are not all a quarter
+    return Deployable(network.trunk, tail, input_size=size, temperature=temperature).eval()
+
+
+@pytest.fixture(scope="module")
+def module() -> Deployable:
+    return make()
+
+
+@pytest.fixture(scope="module")
+def graph(module: Deployable, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    export_deployable(module, path)
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.onnx"], (
+        "one file, no .data beside"
+    )
+    return Graph.open(path)
+
+
+def image(height: int, width: int) -> np.ndarray:
+    """A photograph, cropped, or repeated where it is too small."""
+    photo = load_sample_image("flower.jpg")
+    return np.resize(photo, (height, width, 3)) if height > len(photo) else photo[:height, :width].copy()
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_the_graph_gives_torchs_outputs_for_images_of_any_size(
+    module: Deployable, graph: Graph, height: int, width: int
+) -> None:
+    pixels = image(height, width)
+    found = graph.run(pixels)
+    with torch.inference_mode():
+        probabilities, embedding, activation_map = (
+            output[0].numpy() for output in module(torch.from_numpy(pixels)[None])
+        )
+    assert np.abs(found.probabilities - probabilities).max() < 1e-4
+    assert np.ptp(probabilities) > 0.1
+    assert np.allclose(found.embedding, embedding, atol=1e-3)
+    assert np.allclose(found.activation_map, activation_map, atol=1e-3)
+    assert check_parity(module, graph, [pixels]) < 1e-4
+
+
+def test_the_activation_map_adds_up_to_the_logits(module: Deployable) -> None:
+    with torch.inference_mode():
+        probabilities, _, activation_map = module(torch.from_numpy(image(150, 200))[None])
+    logits = activation_map.sum((2, 3)) + module.tail.classifier.bias
+    assert torch.allclose((logits / module.temperature).softmax(1), probabilities, atol=1e-5)
+
+
+def test_training_and_shipping_see_the_same_pixels(module: Deployable) -> None:
+    """Views are resized with Pillow, the graph resizes by itself: they may differ by rounding alone."""
+    from dermtune_bundle.decode import resize  # noqa: PLC0415
+
+    pixels = image(427, 640)
+    with torch.inference_mode():
+        shipped = module(torch.from_numpy(pixels)[None])[0]
+        view = torch.from_numpy(resize(pixels, 64)).permute(2, 0, 1)[None].float()
+        trained = (module.tail(module.trunk(view)) / module.temperature).softmax(1)
+    assert torch.allclose(shipped, trained, atol=0.02)
+
+
+def test_a_graph_of_other_weights_is_refused(graph: Graph) -> None:
+    with pytest.raises(DataError, match="gives other probabilities than torch"):
+        check_parity(make(temperature=3.0), graph, [image(64, 64)])
+
+
+def test_the_file_is_the_same_each_time(module: Deployable, tmp_path: Path) -> None:
+    for name in ("a.onnx", "b.onnx"):
+        export_deployable(module, tmp_path / name)
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()

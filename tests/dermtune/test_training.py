@@ -1,0 +1,221 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dermtune import training
+from dermtune.backbone import Tail, load_backbone
+from dermtune.config import BackboneConfig
+from dermtune.stages.finetune import FinetuneConfig
+from dermtune.training import Examples, class_weights, learning_rate_factor, predict_logits, train_tail
+
+CLASSES, COUNT = 3, 60
+
+
+def config(**changes: object) -> FinetuneConfig:
+    values = {
+        "epochs": 4,
+        "head_epochs": 1,
+        "batch_size": 16,
+        "lr": 0.003,
+        "layer_decay": 0.8,
+        "weight_decay": 0.02,
+        "warmup": 0.1,
+        "class_balance": 1.0,
+        "label_smoothing": 0.0,
+        "dropout": 0.2,
+        "ema": 0.9,
+        "patience": 4,
+        "target": "mel",
+        "target_sensitivity": 0.9,
+        "device": "cpu",
+    }
+    return FinetuneConfig.model_validate(values | changes)
+
+
+def make_tail(seed: int = 1) -> Tail:
+    torch.manual_seed(seed)
+    unit = nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+    return Tail([unit, nn.Conv2d(8, 8, 1)], 8, CLASSES, dropout=0.2, seed=seed)
+
+
+def make_examples(seed: int, views: int = 2) -> Examples:
+    """Each class has a channel that is brighter."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(CLASSES, size=COUNT)
+    bright = np.eye(4)[labels][:, :, None, None]
+    arrays = [(rng.normal(0, 1, (COUNT, 4, 5, 5)) + bright).astype(np.float16) for _ in range(views)]
+    return Examples(arrays, torch.from_numpy(labels))
+
+
+def train(folder: Path, recipe: FinetuneConfig | None = None, *, fingerprint: str = "one", seed: int = 1):  # noqa: ANN201
+    return train_tail(
+        make_tail(),
+        make_examples(1),
+        make_examples(2, views=1),
+        recipe or config(),
+        seed=seed,
+        device="cpu",
+        checkpoint=folder / "checkpoint.safetensors",
+        fingerprint=fingerprint,
+    )
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    return all(
+        torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+
+
+def test_it_learns(tmp_path: Path) -> None:
+    tail, history = train(tmp_path, config(epochs=15, lr=0.02))
+    val = make_examples(2, views=1)
+    predicted = predict_logits(tail, val.views[0], "cpu").argmax(1)
+    assert (predicted == val.labels).double().mean() > 0.9
+    assert history[-1].val_loss < history[0].val_loss
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    one, _ = train(tmp_path)
+    again, _ = train(tmp_path)
+    other, _ = train(tmp_path, seed=2)
+    assert same(one, again)
+    assert not same(one, other)
+
+
+class _CutOffError(Exception):
+    pass
+
+
+def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str) -> None:
+    """Train until the third epoch is being validated; the checkpoint of the second stays."""
+    validate, calls = training._validate, []
+
+    def cut_off(*args: Any) -> dict[str, float]:  # noqa: ANN401
+        calls.append(args)
+        if len(calls) == 3:
+            raise _CutOffError
+        return validate(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_validate", cut_off)
+        with pytest.raises(_CutOffError):
+            train(folder, fingerprint=fingerprint)
+    assert (folder / "checkpoint.safetensors").is_file()
+
+
+def test_a_resumed_training_ends_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, whole_history = train(tmp_path)
+    interrupt(tmp_path, monkeypatch, fingerprint="one")
+
+    caplog.set_level("INFO", "dermtune")
+    resumed, resumed_history = train(tmp_path, fingerprint="one")
+
+    assert "resumed after epoch 2" in caplog.text
+    assert resumed_history == whole_history
+    assert same(whole, resumed)
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_run_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, _ = train(tmp_path)
+    interrupt(tmp_path, monkeypatch, fingerprint="another")
+
+    caplog.set_level("INFO", "dermtune")
+    fresh, _ = train(tmp_path, fingerprint="one")
+
+    assert "resumed" not in caplog.text
+    assert same(whole, fresh)
+
+
+def test_the_head_learns_alone_first(tmp_path: Path) -> None:
+    before = make_tail()
+    tail, _ = train(tmp_path, config(epochs=1, head_epochs=1))
+    assert same(before.units, tail.units)
+    assert not same(before.classifier, tail.classifier)
+
+
+def test_training_stops_early_and_keeps_the_best_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    areas = iter([0.6, 0.9, 0.8, 0.7, 0.95])
+
+    def measured(*_: object) -> dict[str, float]:
+        return {"val_loss": 1.0, "val_auroc": next(areas), "val_balanced_accuracy": 0.5}
+
+    two_epochs, _ = train(tmp_path, config(epochs=5))
+    monkeypatch.setattr(training, "_validate", measured)
+    tail, history = train(tmp_path, config(epochs=5, patience=2))
+    assert [record.val_auroc for record in history] == [0.6, 0.9, 0.8, 0.7]
+    assert not same(two_epochs, tail)
+
+
+def test_epoch_reads_view_modulo_views() -> None:
+    examples = make_examples(1, views=2)
+    rows = torch.tensor([5, 3])
+    for epoch, view in ((0, 0), (1, 1), (2, 0), (7, 1)):
+        activations, labels = examples.batch(epoch, rows, "cpu")
+        assert torch.equal(activations, torch.from_numpy(examples.views[view][[5, 3]]).float())
+        assert torch.equal(labels, examples.labels[rows])
+
+
+def test_the_rate_rises_linearly_then_falls_as_a_cosine() -> None:
+    assert learning_rate_factor(0.05, 0.1) == pytest.approx(0.5, abs=0.01)
+    assert learning_rate_factor(0.1, 0.1) == 1
+    assert learning_rate_factor(0.55, 0.1) == pytest.approx(0.5)
+    assert learning_rate_factor(0.999, 0.1) == pytest.approx(0, abs=1e-4)
+
+
+def test_class_weights_make_classes_weigh_the_same() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [2])
+    assert torch.allclose(class_weights(labels, 3, 0.0), torch.ones(3))
+    weights = class_weights(labels, 3, 1.0)
+    assert torch.allclose(weights * torch.bincount(labels), torch.full((3,), 10 / 3))
+    halfway = class_weights(labels, 3, 0.5)
+    assert float(halfway[labels].mean()) == pytest.approx(1)
+    assert float(halfway[2] / halfway[0]) == pytest.approx(6**0.5)
+    assert float(class_weights(torch.tensor([0]), 2, 1.0)[1]) < float("inf")
+
+
+def test_each_block_back_learns_more_slowly() -> None:
+    groups = training._parameter_groups(make_tail(), config(layer_decay=0.5, lr=0.01))
+    assert sorted({group["peak_lr"] for group in groups}) == [0.0025, 0.005, 0.01]
+    undecayed = [group for group in groups if group.get("weight_decay") == 0]
+    assert {parameter.ndim for group in undecayed for parameter in group["params"]} == {1}
+
+
+def test_frozen_weights_and_statistics_stay_bit_identical(tmp_path: Path) -> None:
+    backbone = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=6, input_size=64)
+    network = load_backbone(backbone)
+    tail = network.tail(CLASSES, dropout=0.1, seed=1)
+    whole = nn.Sequential(network.trunk, tail).train()
+    before = {name: value.clone() for name, value in network.trunk.state_dict().items()}
+    unfrozen = {name: value.clone() for name, value in tail.state_dict().items()}
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 255, (24, 3, 64, 64))).float()
+    with torch.no_grad():
+        activations = whole[0](pixels).numpy()
+    labels = torch.arange(24) % CLASSES
+    examples = Examples([activations], labels)
+    train_tail(
+        tail,
+        examples,
+        examples,
+        config(epochs=2, head_epochs=0),
+        seed=1,
+        device="cpu",
+        checkpoint=tmp_path / "checkpoint.safetensors",
+        fingerprint="",
+    )
+    after = network.trunk.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    running = [name for name in unfrozen if name.endswith("running_mean")]
+    assert running
+    assert not any(torch.equal(unfrozen[name], tail.state_dict()[name]) for name in running)

@@ -1,0 +1,82 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dermtune.backbone import Trunk, load_backbone
+from dermtune.config import BackboneConfig
+from dermtune.errors import ConfigError, DataError
+from dermtune.trunk import Fingerprint, make_runner, resolve_device
+
+BACKBONE = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=3, input_size=64)
+
+
+@pytest.fixture(scope="module")
+def trunk() -> Trunk:
+    return load_backbone(BACKBONE).trunk
+
+
+@pytest.fixture
+def views() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (5, 64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_onnx_runtime_gives_what_torch_gives(trunk: Trunk, views: np.ndarray, dtype: str) -> None:
+    run = make_runner(trunk, input_size=64, dtype=dtype, device="cpu")
+    found = run(views)
+    with torch.inference_mode():
+        expected = trunk(torch.from_numpy(views).permute(0, 3, 1, 2).float()).numpy()
+    assert found.dtype == np.dtype(dtype)
+    tolerance = 1e-4 if dtype == "float32" else 4e-3
+    assert np.abs(found - expected).max() < tolerance * max(1, np.abs(expected).max())
+    assert np.array_equal(run(views[:1]), found[:1]), "any batch size gives the same"
+
+
+def test_a_cut_of_zero_is_normalisation_alone(views: np.ndarray) -> None:
+    whole = load_backbone(BACKBONE.model_copy(update={"cut": 0})).trunk
+    found = make_runner(whole, input_size=64, dtype="float32", device="cpu")(views)
+    assert np.allclose(found, views.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-5)
+
+
+def test_activations_of_anything_else_are_refused(trunk: Trunk, tmp_path: Path) -> None:
+    path = tmp_path / "activations.json"
+    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16")
+    path.write_text(mine.to_json())
+    mine.require_same(path)
+
+    for change in ({"cut": 4}, {"input_size": 96}, {"weights_sha256": "0" * 64}, {"dtype": "float32"}):
+        with pytest.raises(DataError, match=f"{next(iter(change))}: stored .* re-run embed"):
+            replace(mine, **change).require_same(path)
+
+
+def test_one_changed_weight_changes_the_fingerprint(trunk: Trunk) -> None:
+    other = load_backbone(BACKBONE).trunk
+    assert Fingerprint.of(trunk, BACKBONE, dtype="float16") == Fingerprint.of(
+        other, BACKBONE, dtype="float16"
+    )
+    with torch.no_grad():
+        next(other.units.parameters()).view(-1)[0] += 1e-3
+    assert Fingerprint.of(trunk, BACKBONE, dtype="float16") != Fingerprint.of(
+        other, BACKBONE, dtype="float16"
+    )
+
+
+@pytest.mark.parametrize("content", [None, "no json", "[]", "3"])
+def test_a_missing_or_foreign_fingerprint_is_refused(
+    trunk: Trunk, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "activations.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match="re-run embed"):
+        Fingerprint.of(trunk, BACKBONE, dtype="float16").require_same(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_named() -> None:
+    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
+    with pytest.raises(ConfigError, match="torch sees no GPU"):
+        resolve_device("cuda")

@@ -1,0 +1,179 @@
+"""The project's own dvc.yaml, on a tiny synthetic set: real DVC, a real flow."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pipelines.train import read_graph, train
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[2]
+STAGES = ["ingest", "augment", "embed", "finetune", "evaluate", "export"]
+BIN = Path(sys.executable).parent
+
+
+def run(project: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    identity = {
+        f"GIT_{who}_{what}": "test@localhost" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")
+    }
+    return subprocess.run(
+        command,
+        cwd=project,
+        check=check,
+        capture_output=True,
+        text=True,
+        env=os.environ | identity | {"PATH": path},
+    )
+
+
+def set_params(project: Path, **changes: dict[str, object]) -> None:
+    yaml = YAML()
+    params = yaml.load(project / "params.yaml")
+    for section, values in changes.items():
+        params[section].update(values)
+    yaml.dump(params, project / "params.yaml")
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project after its first `dvc repro`, committed."""
+    project = tmp_path_factory.mktemp("project")
+    for name in (
+        "dvc.yaml",
+        "params.yaml",
+        ".dvcignore",
+        ".gitignore",
+        "data/raw/README.md",
+        ".dvc/config",
+        ".dvc/plots",
+    ):
+        source, target = ROOT / name, project / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+    shutil.copytree(ROOT / "src", project / "src", ignore=shutil.ignore_patterns("__pycache__"))
+    set_params(
+        project,
+        ingest={"synthetic_lesions": 40},
+        augment={"views": 2},
+        backbone={"cut": 5, "input_size": 64},
+        finetune={"epochs": 2},
+        evaluate={"bootstrap": 100},
+        export={"gates": {"auroc_macro": 0.0, "balanced_accuracy": 0.0}},
+    )
+    run(project, "git", "init", "--quiet")
+    first = run(project, "dvc", "repro")
+    assert stages_run(first.stdout) == STAGES
+    run(project, "git", "add", ".")
+    run(project, "git", "commit", "--quiet", "--message", "first")
+    return project
+
+
+@pytest.fixture
+def clean(project: Path) -> Path:
+    run(project, "git", "reset", "--quiet", "--hard")
+    run(project, "dvc", "checkout", "--quiet")
+    return project
+
+
+def test_git_sees_the_lock_and_nothing_that_dvc_keeps(project: Path) -> None:
+    tracked = run(project, "git", "ls-files").stdout.split()
+    assert "dvc.lock" in tracked
+    assert [name for name in tracked if name.startswith("data/")] == ["data/raw/README.md"]
+
+
+def test_every_file_that_a_stage_writes_is_documented(project: Path) -> None:
+    documented = (ROOT / "docs/formats.md").read_text()
+    for path in (project / "data").rglob("*"):
+        if path.is_file() and path.parent.name != "raw":
+            numbered = re.sub(r"-\d+(?=\.)", "-00" if path.suffix == ".npy" else "-000", path.name)
+            assert numbered in documented or f"*{path.suffix}" in documented, path
+
+
+def test_a_second_repro_runs_nothing(clean: Path) -> None:
+    second = run(clean, "dvc", "repro")
+    assert stages_run(second.stdout) == []
+    assert "Data and pipelines are up to date" in second.stdout
+
+
+def test_another_learning_rate_runs_finetune_and_what_follows(clean: Path) -> None:
+    set_params(clean, finetune={"lr": 0.0005})
+    assert stages_run(run(clean, "dvc", "repro").stdout) == ["finetune", "evaluate", "export"]
+    difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)
+    assert difference == {"params.yaml": {"finetune.lr": {"old": 0.001, "new": 0.0005}}}
+    metrics = json.loads(run(clean, "dvc", "metrics", "diff", "--all", "--json").stdout)
+    assert "auroc_macro" in metrics["data/evaluate/headline.json"]
+
+
+def test_an_experiment_is_run_and_shown(clean: Path) -> None:
+    ran = run(clean, "dvc", "exp", "run", "--name", "gentle", "--set-param", "finetune.lr=1e-4")
+    assert stages_run(ran.stdout) == ["finetune", "evaluate", "export"]
+    rows = list(csv.DictReader(run(clean, "dvc", "exp", "show", "--csv").stdout.splitlines()))
+    (row,) = [row for row in rows if row["Experiment"] == "gentle"]
+    assert float(row["finetune.lr"]) == 1e-4
+    assert 0 <= float(row["auroc_macro"]) <= 1
+
+
+def test_plots_are_drawn(clean: Path) -> None:
+    page = run(clean, "dvc", "plots", "show", "--json").stdout
+    plots = json.loads(page)["data"]
+    assert len(plots) == 13
+    roc = json.loads(json.dumps(plots["ROC, one class against the rest"][0]["content"]))
+    assert {point["class"] for point in roc["data"]["values"]} == {
+        "akiec",
+        "bcc",
+        "bkl",
+        "df",
+        "mel",
+        "nv",
+        "vasc",
+    }
+    assert all(parts and not errors for parts, errors in ((plots[name], None) for name in plots))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"finetune": {"lerning_rate": 1}}, "error: params.yaml: finetune.lerning_rate: unknown key"),
+        ({"ingest": {"synthetic_lesions": "many"}}, "error: params.yaml: ingest.synthetic_lesions: "),
+        ({"backbone": {"cut": 9}}, "error: backbone.cut: tf_efficientnet_lite0 has 7 blocks"),
+    ],
+)
+def test_bad_params_get_one_line_before_any_work(
+    clean: Path, change: dict[str, dict[str, object]], message: str
+) -> None:
+    set_params(clean, **change)
+    (clean / "data/ingest/summary.json").unlink()  # so that the first stage has work to do
+    failed = run(clean, "dvc", "repro", check=False)
+    assert failed.returncode != 0
+    assert stages_run(failed.stdout) == ["ingest"]
+    (line,) = [line for line in failed.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith(message)
+    assert "Traceback" not in failed.stderr
+
+
+def test_a_model_that_misses_a_gate_is_not_exported(clean: Path) -> None:
+    set_params(clean, export={"gates": {"auroc_macro": 1.0, "balanced_accuracy": 0.0}})
+    failed = run(clean, "dvc", "repro", check=False)
+    assert "error: not exported: auroc_macro is " in failed.stderr
+    assert not (clean / "data/export").exists()
+
+
+@pytest.mark.usefixtures("server")
+def test_the_flow_runs_the_projects_graph(clean: Path) -> None:
+    assert list(read_graph(clean)) == STAGES
+    cached = train(clean, return_state=True)
+    assert cached.message == "0 stages ran, 6 cached"
+    set_params(clean, evaluate={"bootstrap": 101})
+    changed = train(clean, return_state=True)
+    assert changed.message == "2 stages ran, 4 cached"
