@@ -2,8 +2,8 @@
 
     python benchmarks/raw_pixels.py [--data data]
 
-Same lesions, same splits: the probe learns from the training images and is read on the test images, whose figures
-for the network `dvc repro` wrote. Its strength is chosen on validation.
+Same lesions, same splits: the probe learns from the training images, its strength is chosen on validation,
+and it is read on the test images; the network's figures there are those that `dvc repro` wrote.
 """
 
 import argparse
@@ -41,7 +41,8 @@ def main() -> None:
     def area(probe: LogisticRegression, split: str) -> float:
         features, labels = rows(split)
         chances = probe.predict_proba(features)
-        return float(np.mean([roc_auc_score(labels == name, chances[:, i]) for i, name in enumerate(names)]))
+        areas = [roc_auc_score(labels == name, chances[:, index]) for index, name in enumerate(names)]
+        return float(np.mean(areas))
 
     strengths = (1e-5, 1e-4, 1e-3, 1e-2)
     probes = [

@@ -1,0 +1,23 @@
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+from dermtune.onnx_export import export_onnx
+
+
+def test_one_quiet_file_with_an_open_batch_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+    path = tmp_path / "module.onnx"
+    batch = {0: torch.export.Dim.DYNAMIC}
+    export_onnx(module, torch.zeros(2, 3, 8, 8), path, dynamic=batch, inputs=["x"], outputs=["y"])
+    assert [entry.name for entry in tmp_path.iterdir()] == ["module.onnx"]
+    assert capfd.readouterr() == ("", "")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
+    (y,) = session.run(["y"], {"x": x})
+    assert np.allclose(y, module(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
