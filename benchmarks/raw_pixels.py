@@ -56,9 +56,8 @@ def main() -> None:
     found = balanced_accuracy_score(labels, best.predict(features))
     print(f"linear probe on pixels  {area(best, 'test'):.3f}          {found:.3f}")
     print(f"fine-tuned network      {metrics['auroc_macro']:.3f}          {metrics['balanced_accuracy']:.3f}")
-    print(
-        f"ratio: {(1 - area(best, 'test')) / (1 - metrics['auroc_macro']):.1f} (of the areas above the curves)"
-    )
+    print("of the areas above the ROC curves, where 0 is perfect:")
+    print(f"ratio: {(1 - area(best, 'test')) / (1 - metrics['auroc_macro']):.1f}")
 
 
 if __name__ == "__main__":

@@ -38,17 +38,22 @@ _out = _in("--out", "Folder to write.")
 _params = click.option("--params", type=Folder, default="params.yaml", show_default=True, help="The choices.")
 
 
-def _read_params(path: Path) -> "Params":
-    """Check the whole of params.yaml before any work starts; from here on the command logs what it does."""
+def _read_params(path: Path, *, network: bool = True) -> "Params":
+    """Check the whole of params.yaml before any work starts; from here on the command logs what it does.
+
+    Stages that come after the network was loaded need not check it again, which takes seconds (`network`).
+    """
     if find_spec("torch") is None:
         raise DermtuneError("this command needs the training side: pip install 'dermtune[train]'")
-    from dermtune.backbone import check_backbone
     from dermtune.params import read_params
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
     logging.getLogger("dermtune").setLevel(logging.INFO)
     params = read_params(path)
-    check_backbone(params.backbone)
+    if network:
+        from dermtune.backbone import check_backbone
+
+        check_backbone(params.backbone)
     return params
 
 
@@ -126,7 +131,7 @@ def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
     """Stage 5: read the test split, once, through the deployable graph."""
     from dermtune.stages.evaluate import evaluate as stage
 
-    choices = _read_params(params)
+    choices = _read_params(params, network=False)
     stage(choices.evaluate, seed=choices.seed, images=images, model=model, out=out)
 
 
@@ -139,7 +144,7 @@ def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
     """Stage 6: write the bundle, unless the model misses a gate."""
     from dermtune.stages.export import export as stage
 
-    choices = _read_params(params)
+    choices = _read_params(params, network=False)
     stage(choices.export, model=model, evaluation=evaluation, out=out)
 
 

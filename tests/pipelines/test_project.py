@@ -110,7 +110,8 @@ def test_another_learning_rate_runs_finetune_and_what_follows(clean: Path) -> No
     set_params(clean, finetune={"lr": 0.0005})
     assert stages_run(run(clean, "dvc", "repro").stdout) == ["finetune", "evaluate", "export"]
     difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)
-    assert difference == {"params.yaml": {"finetune.lr": {"old": 0.001, "new": 0.0005}}}
+    assert list(difference["params.yaml"]) == ["finetune.lr"]
+    assert difference["params.yaml"]["finetune.lr"]["new"] == 0.0005
     metrics = json.loads(run(clean, "dvc", "metrics", "diff", "--all", "--json").stdout)
     assert "auroc_macro" in metrics["data/evaluate/headline.json"]
 
