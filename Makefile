@@ -6,11 +6,9 @@ READY := $(VENV)/.ready
 
 # dvc.yaml calls `dermtune` by name.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Nothing phones home. (HF_HUB_OFFLINE stays yours: `weights: timm` needs the hub.)
-export NO_ALBUMENTATIONS_UPDATE := 1
+# Nothing phones home; DVC's switch is in .dvc/config, those of other packages in src/dermtune/__init__.py.
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
-export HF_HUB_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check flow server bench lock clean

@@ -1,6 +1,5 @@
 """What several test modules share: a tiny real graph and bundle."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +7,6 @@ import pytest
 
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.manifest import NOTICE, Calibration, Diagnosis, InputSpec, Manifest, OperatingPoint
-
-# What `make` exports: nothing phones home, from the tests either.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 MakeGraph = Callable[..., bytes]
 

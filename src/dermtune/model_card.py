@@ -196,10 +196,10 @@ people with dark skin: expect less there, and measure it before any study.
 
 ## Caveats and recommendations
 
-Measure it on your own images before you rely on any number above. Training gives rare classes more weight, so
-their probabilities lie above how often they occur in the source, and further above where they are rarer still. An
-activation map shows what moved the model, not why a lesion is malignant. If the images or the dermatoscope change,
-measure again.
+Measure it on your own images before you rely on any number above. Training gives rare classes more weight,
+so their probabilities lie above how often they occur in the source, and further above where they are rarer
+still. An activation map shows what moved the model, not why a lesion is malignant. If the images or the
+dermatoscope change, measure again.
 
 ## How to use
 

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from dermtune.backbone import Tail
 from dermtune.metrics import auroc, recall
+from dermtune.progress import progress
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
@@ -105,11 +106,12 @@ def train_tail(
         tail.units.train(not head_only)
         tail.units.requires_grad_(not head_only)
         total = 0.0
-        for step, rows in enumerate(order.tensor_split(steps)):
+        batches = progress(order.tensor_split(steps), f"epoch {epoch + 1}/{config.epochs}", steps)
+        for step, rows in enumerate(batches):
             activations, labels = train.batch(epoch, rows, device)
-            progress = (epoch * steps + step) / (config.epochs * steps)
+            done = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * learning_rate_factor(progress, config.warmup)
+                group["lr"] = group["peak_lr"] * learning_rate_factor(done, config.warmup)
             losses = functional.cross_entropy(
                 tail(activations), labels, reduction="none", label_smoothing=config.label_smoothing
             )
@@ -158,18 +160,18 @@ def _on(device: str, activations: Activations) -> Tensor:
     return copied.contiguous(memory_format=torch.channels_last)
 
 
-def learning_rate_factor(progress: float, warmup: float) -> float:
+def learning_rate_factor(done: float, warmup: float) -> float:
     """Share of the peak learning rate: rises linearly over `warmup`, then falls as a half cosine to zero.
 
     Args:
-        progress: share of all steps that are done, in [0, 1).
+        done: share of all steps, in [0, 1).
         warmup: share of the steps over which the rate rises.
 
     Source: Loshchilov and Hutter 2017, SGDR, eq. 5, without restarts.
     """
-    if progress < warmup:
-        return (progress + 1e-3) / (warmup + 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+    if done < warmup:
+        return (done + 1e-3) / (warmup + 1e-3)
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
 def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:

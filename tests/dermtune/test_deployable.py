@@ -9,8 +9,12 @@ from dermtune.backbone import load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.deployable import Deployable, check_parity, export_deployable
 from dermtune.errors import DataError
+from dermtune.sources.ham10000 import ham10000
+from dermtune.sources.ph2 import ph2
+from dermtune_bundle.decode import decode, resize
 from dermtune_bundle.graph import Graph
 
+REAL = Path(__file__).parents[3] / "shared/data"
 SIZES = [(30, 40), (64, 64), (150, 200), (427, 640), (900, 17)]
 
 
@@ -70,14 +74,32 @@ def test_the_activation_map_adds_up_to_the_logits(module: Deployable) -> None:
 
 def test_training_and_shipping_see_the_same_pixels(module: Deployable) -> None:
     """Views are resized with Pillow, the graph resizes by itself: they may differ by rounding alone."""
-    from dermtune_bundle.decode import resize  # noqa: PLC0415
-
     pixels = image(427, 640)
     with torch.inference_mode():
         shipped = module(torch.from_numpy(pixels)[None])[0]
         view = torch.from_numpy(resize(pixels, 64)).permute(2, 0, 1)[None].float()
         trained = (module.tail(module.trunk(view)) / module.temperature).softmax(1)
     assert torch.allclose(shipped, trained, atol=0.02)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real images at ../shared/data")
+def test_the_graph_gives_torchs_probabilities_on_real_images_of_many_sizes(
+    module: Deployable, graph: Graph
+) -> None:
+    listed = [*ham10000(REAL / "ham10000")[::500], *ph2(REAL / "ph2")[::10]]
+    there = [
+        image
+        for image in listed
+        if any((REAL / folder / image.path).exists() for folder in ("ham10000", "ph2"))
+    ]
+    images = [decode(image.content(), name=image.image_id) for image in there]
+    cropped = [pixels[:: 1 + index % 2, 3 + 7 * index :] for index, pixels in enumerate(images[:12])]
+    shapes = {pixels.shape for pixels in [*images, *cropped]}
+    assert len(shapes) > 10
+    assert (
+        check_parity(module, graph, [np.ascontiguousarray(pixels) for pixels in [*images, *cropped]]) < 1e-4
+    )
 
 
 def test_a_graph_of_other_weights_is_refused(graph: Graph) -> None:
