@@ -9,6 +9,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Nothing phones home; DVC's switch is in .dvc/config, those of other packages in src/dermtune/__init__.py.
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 export DO_NOT_TRACK := 1
+# uv trusts whom this machine trusts, as pip does: a hospital's proxy has a certificate of its own.
+export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test check flow server bench lock clean
