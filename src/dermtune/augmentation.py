@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-_MAX_ASPECT = 4 / 3  # a crop is at most this much wider or higher than the image's own shape
+_MAX_ASPECT = 4 / 3  # a crop is at most this much wider or higher in shape than the image
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def _random_crop(
     """A box of random area, shape and place, resized with antialiasing as the deployable graph does."""
     height, width = image.shape[:2]
     share = rng.uniform(min_scale, 1)
-    stretch = np.exp(rng.uniform(-1, 1) * np.log(_MAX_ASPECT)) ** 0.5
+    stretch = min(_MAX_ASPECT, 1 / share) ** (rng.uniform(-1, 1) / 2)  # no side grows beyond the image
     box_width = min(width, width * np.sqrt(share) * stretch)
     box_height = min(height, height * np.sqrt(share) / stretch)
     left, top = rng.uniform(0, width - box_width), rng.uniform(0, height - box_height)

@@ -162,4 +162,4 @@ def test_the_tables_hold_a_row_an_image_a_point_and_a_bin() -> None:
         "predicted": ["nv", "nv", "nv", "nv", "mel", "mel"],
     }
     assert set(tables["roc"]["class"]) == set(tables["pr"]["class"]) == {"mel", "nv"}
-    assert set(tables["reliability"]["of"]) == {"top label", "mel"}
+    assert set(tables["reliability"]["class"]) == {"top label", "mel"}

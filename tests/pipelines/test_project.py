@@ -145,16 +145,21 @@ def test_plots_are_drawn(clean: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"finetune": {"lerning_rate": 1}}, "error: params.yaml: finetune.lerning_rate: unknown key"),
+        (
+            {"finetune": {"rate": 1}, "ingest": {"synthetic_lesions": 41}},
+            "error: params.yaml: finetune.rate: unknown key",
+        ),
         ({"ingest": {"synthetic_lesions": "many"}}, "error: params.yaml: ingest.synthetic_lesions: "),
-        ({"backbone": {"cut": 9}}, "error: backbone.cut: tf_efficientnet_lite0 has 7 blocks"),
+        (
+            {"backbone": {"cut": 9}, "ingest": {"synthetic_lesions": 41}},
+            "error: backbone.cut: tf_efficientnet_lite0 has 7 blocks",
+        ),
     ],
 )
 def test_bad_params_get_one_line_before_any_work(
     clean: Path, change: dict[str, dict[str, object]], message: str
 ) -> None:
     set_params(clean, **change)
-    (clean / "data/ingest/summary.json").unlink()  # so that the first stage has work to do
     failed = run(clean, "dvc", "repro", check=False)
     assert failed.returncode != 0
     assert stages_run(failed.stdout) == ["ingest"]

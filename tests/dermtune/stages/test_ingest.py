@@ -23,7 +23,7 @@ def write_ham10000(folder: Path, lesions: int = 60) -> None:
     rows = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
     for number in range(2 * lesions):
         name = f"ISIC_{number:07d}"
-        Image.fromarray(rng.integers(0, 255, (30, 40, 3), dtype=np.uint8)).save(images / f"{name}.jpg")
+        Image.fromarray(rng.integers(0, 255, (36, 48, 3), dtype=np.uint8)).save(images / f"{name}.jpg")
         label = "mel" if number // 2 % 3 == 0 else "nv"
         rows.append(f"HAM_{number // 2:07d},{name},{label},histo,50,male,back")
     (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
