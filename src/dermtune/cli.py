@@ -3,6 +3,7 @@
 The only module of the package that prints. Heavy imports wait until a command runs.
 """
 
+import io
 import json
 import logging
 import sys
@@ -19,6 +20,7 @@ from dermtune_bundle.errors import DermtuneError
 if TYPE_CHECKING:
     from dermtune.params import Params
     from dermtune_bundle.manifest import Manifest
+    from dermtune_bundle.predict import FoundFiles
 
 Folder = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., None])
@@ -38,13 +40,17 @@ _out = _in("--out", "Folder to write.")
 _params = click.option("--params", type=Folder, default="params.yaml", show_default=True, help="The choices.")
 
 
+def _require_training_side() -> None:
+    if find_spec("torch") is None:
+        raise DermtuneError("this command needs the training side: pip install 'dermtune[train]'")
+
+
 def _read_params(path: Path, *, network: bool = True) -> "Params":
     """Check the whole of params.yaml before any work starts; from here on the command logs what it does.
 
-    Stages that come after the network was loaded need not check it again, which takes seconds (`network`).
+    Stages that load the network themselves, or come later, need not check it (`network`): it takes seconds.
     """
-    if find_spec("torch") is None:
-        raise DermtuneError("this command needs the training side: pip install 'dermtune[train]'")
+    _require_training_side()
     from dermtune.params import read_params
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
@@ -52,8 +58,11 @@ def _read_params(path: Path, *, network: bool = True) -> "Params":
     params = read_params(path)
     if network:
         from dermtune.backbone import check_backbone
+        from dermtune.trunk import resolve_device
 
         check_backbone(params.backbone)
+        for section in ("embed", "finetune"):
+            resolve_device(getattr(params, section).device, key=f"{section}.device")
     return params
 
 
@@ -70,9 +79,9 @@ def check(params: Path) -> None:
 @_out
 def ingest(params: Path, out: Path) -> None:
     """Stage 1: check, group, split and pack the source's images."""
+    choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    choices = _read_params(params)
     stage(choices.ingest, seed=choices.seed, out=out)
 
 
@@ -82,9 +91,9 @@ def ingest(params: Path, out: Path) -> None:
 @_out
 def augment(params: Path, images: Path, out: Path) -> None:
     """Stage 2: make augmented views of the training images."""
+    choices = _read_params(params)
     from dermtune.stages.augment import augment as stage
 
-    choices = _read_params(params)
     stage(choices.augment, input_size=choices.backbone.input_size, seed=choices.seed, images=images, out=out)
 
 
@@ -94,9 +103,9 @@ def augment(params: Path, images: Path, out: Path) -> None:
 @_out
 def embed(params: Path, views: Path, out: Path) -> None:
     """Stage 3: run the frozen trunk over every view, once."""
+    choices = _read_params(params, network=False)
     from dermtune.stages.embed import embed as stage
 
-    choices = _read_params(params)
     stage(choices.embed, backbone=choices.backbone, views=views, out=out)
 
 
@@ -108,9 +117,9 @@ def embed(params: Path, views: Path, out: Path) -> None:
 @_out
 def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, out: Path) -> None:
     """Stage 4: train the tail, calibrate it, write the deployable graph."""
+    choices = _read_params(params, network=False)
     from dermtune.stages.finetune import finetune as stage
 
-    choices = _read_params(params)
     stage(
         choices.finetune,
         backbone=choices.backbone,
@@ -129,9 +138,9 @@ def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, ou
 @_out
 def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
     """Stage 5: read the test split, once, through the deployable graph."""
+    choices = _read_params(params, network=False)
     from dermtune.stages.evaluate import evaluate as stage
 
-    choices = _read_params(params, network=False)
     stage(choices.evaluate, seed=choices.seed, images=images, model=model, out=out)
 
 
@@ -142,9 +151,9 @@ def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
 @_out
 def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
     """Stage 6: write the bundle, unless the model misses a gate."""
+    choices = _read_params(params, network=False)
     from dermtune.stages.export import export as stage
 
-    choices = _read_params(params, network=False)
     stage(choices.export, model=model, evaluation=evaluation, out=out)
 
 
@@ -152,6 +161,7 @@ def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:
     """Show the last run's headline metrics, and where its bundle, report and plots are."""
+    _require_training_side()
     from rich.console import Console
     from rich.table import Table
 
@@ -160,8 +170,12 @@ def summary(data: Path) -> None:
     metrics = data / "evaluate" / "metrics.json"
     if not metrics.is_file():
         raise DermtuneError(f"{metrics}: no run to show yet; run `make run` or `dvc repro` first")
+    try:
+        rows = headline(json.loads(metrics.read_text(encoding="utf-8")))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DermtuneError(f"{metrics}: not the metrics that evaluate writes; re-run evaluate") from error
     table = Table("metric, on held-out lesions", "value [95% interval]")
-    for label, value in headline(json.loads(metrics.read_text(encoding="utf-8"))):
+    for label, value in rows:
         table.add_row(label, value)
     console = Console(soft_wrap=True)
     console.print(table)
@@ -197,14 +211,12 @@ def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | Non
     """  # noqa: D301 (click's mark of lines to be left as they are)
     from dermtune_bundle.bundle import Bundle
     from dermtune_bundle.errors import ImageError
-    from dermtune_bundle.predict import find_images, predict_files, record, write_csv, write_jsonl
+    from dermtune_bundle.predict import predict_files, record, write_csv, write_jsonl
 
     opened = Bundle.open(bundle)
-    found = find_images(paths)
-    if found.skipped:
-        click.echo(f"skipped, not image files: {_first_five(found.skipped)}", err=True)
-    if not found.images:
-        raise ImageError(f"{_first_five(paths)}: no image files")
+    found = _find_images(paths)
+    if output and output.absolute().is_relative_to(bundle.absolute()):
+        raise DermtuneError(f"{output}: lies in the bundle, which must stay as it is; write elsewhere")
     failed = 0
 
     def answers(images: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -225,6 +237,7 @@ def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | Non
             write(answers(found.images if file.isatty() else _with_progress(found.images)), file)
     if failed:
         click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
+    if failed or found.unreadable:
         sys.exit(2)
 
 
@@ -249,6 +262,21 @@ def verify(bundle: Path) -> None:
     click.echo(opened.manifest.notice)
 
 
+def _find_images(paths: Sequence[Path]) -> "FoundFiles":
+    """Find the images, and say what else there is."""
+    from dermtune_bundle.errors import ImageError
+    from dermtune_bundle.predict import find_images
+
+    found = find_images(paths)
+    if found.skipped:
+        click.echo(f"skipped, not image files: {_first_five(found.skipped)}", err=True)
+    for folder in found.unreadable:
+        click.echo(f"error: {folder}: cannot be searched", err=True)
+    if not found.images:
+        raise ImageError(f"{_first_five(paths)}: no image files")
+    return found
+
+
 def _first_five(paths: Sequence[Path]) -> str:
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""  # noqa: PLR2004 (the first five)
     return ", ".join(str(path) for path in paths[:5]) + more
@@ -264,12 +292,18 @@ def _with_progress(images: list[Path]) -> Iterable[Path]:
 def _open_output(path: Path | None) -> Iterator[IO[str]]:
     """The file, or standard output itself: a progress bar replaces sys.stdout while it runs."""
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
         yield sys.stdout
         return
     from dermtune_bundle.files import atomic_path
 
     try:
-        with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        # a file's name may hold bytes that are no text
+        with (
+            atomic_path(path) as temporary,
+            temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+        ):
             yield file
     except OSError as error:
         raise DermtuneError(f"{path}: cannot be written: {error.strerror}") from error

@@ -46,9 +46,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         # YAML 1.2, as DVC reads it: 1e-3 is a number
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        msg = f"{path}: {error.strerror}; run from the project's root or pass --params"
-        raise ConfigError(msg) from error
-    except YAMLError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; run from the project's root or pass --params"
+        ) from error
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections such as 'finetune:', got {type(values).__name__}")

@@ -77,5 +77,5 @@ def check_parity(module: Deployable, graph: Graph, images: Iterable[NDArray[np.u
             ours = module(torch.from_numpy(image)[None])[0][0].numpy()
         worst = max(worst, float(np.abs(ours - graph.run(image).probabilities).max()))
     if worst > _TOLERANCE:
-        raise DataError(f"model.onnx gives other probabilities than torch, by up to {worst:.1e}; not written")
+        raise DataError(f"model.onnx gives other probabilities than torch, by up to {worst:.1e}")
     return worst

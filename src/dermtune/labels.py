@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from dermtune.errors import DataError
+
 
 @dataclass(frozen=True)
 class LesionClass:
@@ -27,6 +29,27 @@ CLASSES = (
 )
 
 
+NAMES = tuple(known.name for known in CLASSES)
+
+
 def lesion_class(name: str) -> LesionClass:
-    """Look a class up; a name that the table lacks is a class of its own, not known to be malignant."""
-    return next((known for known in CLASSES if known.name == name), LesionClass(name, name, malignant=False))
+    """Look a class up.
+
+    Raises:
+        DataError: there is no such class. It is not guessed whether a name means something malignant.
+    """
+    found = next((known for known in CLASSES if known.name == name), None)
+    if found is None:
+        raise DataError(f"class {name!r} is unknown; the classes are {', '.join(NAMES)}")
+    return found
+
+
+def require_class(name: str) -> str:
+    """Give a class's name back, for use in a config.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    if name not in NAMES:
+        raise ValueError(f"{name!r} is no class; the classes are {', '.join(NAMES)}")
+    return name

@@ -232,7 +232,8 @@ def estimate(sampled: Sampled) -> Estimate:
     """Value and 95% percentile interval; draws in which the metric is undefined are left out and counted.
 
     Where all images agree, no draw differs, yet "none of 31 was missed" does not mean that none ever will
-    be: the interval of a share of 0 or 1 is then the exact one, each lesion counted once.
+    be: the interval of a share of 0 or 1 is then the exact one, each lesion counted once. Other perfect
+    metrics, such as an AUROC of 1, get none.
 
     Source: Clopper and Pearson, The use of confidence or fiducial limits, 1934.
     """
@@ -241,7 +242,9 @@ def estimate(sampled: Sampled) -> Estimate:
     if sampled.value is None or not len(defined):
         return Estimate(sampled.value, None, None, left_out)
     low, high = np.percentile(defined, [2.5, 97.5])
-    if sampled.lesions and low == high and sampled.value in (0, 1):
+    if low == high and sampled.value in (0, 1):
+        if not sampled.lesions:  # no share: too few lesions to tell how far it is from perfect
+            return Estimate(sampled.value, None, None, left_out)
         all_agree = 0.025 ** (1 / sampled.lesions)
         low, high = (all_agree, 1) if sampled.value else (0, 1 - all_agree)
     return Estimate(sampled.value, float(low), float(high), left_out)

@@ -7,7 +7,7 @@ headings, in its order, and then how to use it.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from dermtune_bundle.manifest import Manifest, OperatingPoint
+from dermtune_bundle.manifest import Manifest, OperatingPoint, flatten
 
 Metric = Mapping[str, Any]
 """`value`, `low` and `high`; where `value` is None, `reason` says why it is undefined."""
@@ -16,10 +16,10 @@ Metric = Mapping[str, Any]
 def model_card(manifest: Manifest) -> str:
     """The card, in Markdown, of what a bundle's manifest says.
 
-    Counts of images are read from `images` in lineage and metrics (split → class → how many), and the
-    data's origin from `source` in lineage.
+    Counts of images are read from `images` in lineage (split → class → how many), and the data's origin from
+    `source` there.
     """
-    counts = _counts_of(manifest.lineage) | _counts_of(manifest.metrics)
+    counts = manifest.lineage.get("images")
     return _CARD.format(
         name=manifest.name,
         notice=manifest.notice,
@@ -37,7 +37,7 @@ def model_card(manifest: Manifest) -> str:
             ["made from", ""],
             [
                 [name, f"`{value}`"]
-                for name, value in _flatten(manifest.lineage)
+                for name, value in flatten(manifest.lineage)
                 if name.split(".")[0] != "images"
             ],
         ),
@@ -77,14 +77,6 @@ def _metrics(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _metrics(value, f"{prefix}{key}.")
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def _source(source: object) -> str:
     if source == "synthetic":
         return "Synthetic: a program drew every image. **The numbers here say nothing about real lesions.**"
@@ -95,11 +87,6 @@ def _test_size(metrics: Mapping[str, Any]) -> str:
     if "n_images" not in metrics:
         return "Its size was not recorded."
     return f"It holds {metrics['n_images']} images of {metrics.get('n_lesions', '?')} lesions."
-
-
-def _counts_of(values: Mapping[str, Any]) -> dict[str, Mapping[str, int]]:
-    images = values.get("images")
-    return dict(images) if isinstance(images, Mapping) else {}
 
 
 def _counts(images: Mapping[str, Mapping[str, int]]) -> str:

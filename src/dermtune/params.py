@@ -1,6 +1,9 @@
 """All of params.yaml: the section of each stage, and those that stages share."""
 
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from dermtune.config import BackboneConfig, Sections
 from dermtune.stages.augment import AugmentConfig
@@ -14,7 +17,7 @@ from dermtune.stages.ingest import IngestConfig
 class Params(Sections):
     """params.yaml."""
 
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Every random draw comes from it."""
     ingest: IngestConfig
     augment: AugmentConfig

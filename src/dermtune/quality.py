@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 
 from dermtune.errors import SourceError
+from dermtune.labels import NAMES
 from dermtune.sources import SourceImage
 from dermtune_bundle.decode import decode
 from dermtune_bundle.errors import ImageError
@@ -34,10 +35,8 @@ class CheckedImage:
 
 def check_image(image: SourceImage) -> CheckedImage | str:
     """Read and decode a file as the clinicians' side will; gives the reason where it cannot be used."""
-    if not _IMAGE_ID.fullmatch(image.image_id):
-        return "its id has characters other than letters, digits, '.', '-' and '_', or over 100 of them"
-    if not image.label:
-        return "no label"
+    if reason := _unusable_listing(image):
+        return reason
     try:
         data = image.content()
         pixels = decode(data, name=image.image_id)
@@ -49,6 +48,18 @@ def check_image(image: SourceImage) -> CheckedImage | str:
         return "blank: all pixels have nearly the same colour"
     height, width = pixels.shape[:2]
     return CheckedImage(data, hashlib.sha256(data).hexdigest(), width, height)
+
+
+def _unusable_listing(image: SourceImage) -> str | None:
+    if not _IMAGE_ID.fullmatch(image.image_id):
+        return "its id has characters other than letters, digits, '.', '-' and '_', or over 100 of them"
+    if not image.label:
+        return "no label"
+    if image.label not in NAMES:
+        return f"its label {image.label!r:.40} is no class; map it by ingest.label_map"
+    if not image.lesion_id:
+        return "no lesion_id: nothing could keep its lesion out of another split"
+    return None
 
 
 def check_images(images: Sequence[SourceImage]) -> Iterator[CheckedImage | str]:

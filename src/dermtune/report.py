@@ -26,10 +26,10 @@ from dermtune.metrics import (
     top_label,
 )
 from dermtune_bundle.decode import resize
-from dermtune_bundle.manifest import NOTICE, Contract, Diagnosis, OperatingPoint
+from dermtune_bundle.manifest import NOTICE, Contract, Diagnosis, OperatingPoint, flatten
 
 _SYNTHETIC = "synthetic"
-_MISSES, _THUMBNAIL = 12, 160  # images, pixels
+_MISSES, _THUMBNAIL = 100, 160  # images, pixels
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def with_interval(metric: Mapping[str, Any]) -> str:
     if metric["value"] is None:
         return "undefined"
     if metric["low"] is None:
-        return f"{metric['value']:.3f}"
+        return f"{metric['value']:.3f} (no interval)"
     return f"{metric['value']:.3f} [{metric['low']:.3f}, {metric['high']:.3f}]"
 
 
@@ -167,7 +167,7 @@ def most_confident_misses(
     image_ids: Sequence[str],
     read: Callable[[int], NDArray[np.uint8]],
 ) -> list[Miss]:
-    """Images of the point's target that stay below its threshold, lowest first, at most twelve.
+    """Images of the point's target that stay below its threshold, lowest first, at most a hundred.
 
     Args:
         evaluation: N predictions.
@@ -214,7 +214,7 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": with_interval, "data_uri": _data_uri, "flatten": _flatten}
+    environment.filters |= {"interval": with_interval, "data_uri": _data_uri, "flatten": flatten}
     template = environment.from_string(files("dermtune").joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
         notice=NOTICE,
@@ -288,10 +288,3 @@ def _jpeg(image: NDArray[np.uint8]) -> bytes:
 
 def _data_uri(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in values.items():
-        pairs += _flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
-    return pairs

@@ -133,6 +133,12 @@ def open_array(path: Path, *, rows: int | None = None) -> NDArray[Any]:
     return array
 
 
+def remove_views(folder: Path) -> None:
+    """Remove the views of an earlier run, of which there may have been more."""
+    for path in folder.glob("train-*.npy"):
+        path.unlink()
+
+
 def view_paths(folder: Path) -> list[Path]:
     """The training arrays of a stage, `train-00.npy`, `train-01.npy`, …: one a view.
 

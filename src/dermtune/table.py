@@ -1,5 +1,6 @@
 """The image table: one row an image, its columns, and what must hold of every row."""
 
+import hashlib
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +78,19 @@ def read_table(path: Path, *, split: Split | None = None) -> pd.DataFrame:
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: not a readable image table; re-run ingest") from error
     return table if split is None else table[table["split"] == split].reset_index(drop=True)
+
+
+def table_sha256(folder: Path) -> str:
+    """SHA-256 of the image table that ingest wrote to a folder: it names every image and its split.
+
+    Raises:
+        DataError: there is none.
+    """
+    path = folder / "images.parquet"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; re-run ingest") from error
 
 
 def classes_of(table: pd.DataFrame) -> list[str]:

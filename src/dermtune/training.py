@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dermtune.backbone import Tail
+from dermtune.errors import DataError
 from dermtune.metrics import auroc, recall
 from dermtune.progress import progress
 from dermtune_bundle.files import atomic_path
@@ -208,8 +209,14 @@ def _average(averaged: nn.Module, current: nn.Module, *, decay: float, updates: 
 
 
 def _validate(tail: Tail, val: Examples, device: str) -> dict[str, float]:
-    """Loss, macro AUROC and balanced accuracy; means are over the classes that validation has."""
+    """Loss, macro AUROC and balanced accuracy; means are over the classes that validation has.
+
+    Raises:
+        DataError: training diverged.
+    """
     logits = predict_logits(tail, val.views[0], device)
+    if not logits.isfinite().all():
+        raise DataError("training diverged: a logit is not finite; lower finetune.lr and re-run finetune")
     probabilities, labels = logits.double().softmax(1).numpy(), val.labels.numpy()
     present = [index for index in range(logits.shape[1]) if 0 < (labels == index).sum() < len(labels)]
     areas = [auroc(probabilities[:, index], labels == index).value for index in present]
@@ -246,11 +253,16 @@ class _State:
         """Load a checkpoint of the same run where there is one; gives its learning curves so far."""
         if not path.is_file():
             return []
-        with safe_open(path, framework="pt") as file:
-            facts = file.metadata()
-            if facts.get("fingerprint") != fingerprint:
-                return []
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        try:
+            with safe_open(path, framework="pt") as file:
+                facts = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        except (OSError, SafetensorError) as error:
+            log.warning("warning: %s cannot be read and is not resumed: %s", path, error)
+            return []
+        if facts.get("fingerprint") != fingerprint:
+            log.info("%s is of another run and is not resumed", path)
+            return []
         for part, module in self._modules().items():
             module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
         kept: dict[int, dict[str, Tensor]] = {}

@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import onnxruntime
@@ -33,33 +33,63 @@ class Fingerprint:
     dtype: str
     shape: tuple[int, ...]
     """(C, h, w) of one image's activations."""
+    views: dict[str, Any]
+    """Of which views: what views.json says, among it the SHA-256 of the image table."""
 
     @classmethod
-    def of(cls, trunk: Trunk, backbone: BackboneConfig, *, dtype: str) -> Self:
-        """The fingerprint of a trunk's activations."""
+    def of(cls, trunk: Trunk, backbone: BackboneConfig, *, dtype: str, views: dict[str, Any]) -> Self:
+        """The fingerprint of a trunk's activations of some views."""
         size = backbone.input_size
         with torch.inference_mode():
             shape = tuple(trunk(torch.zeros(1, 3, size, size)).shape[1:])
-        return cls(backbone.name, backbone.cut, size, weights_fingerprint(trunk), dtype, shape)
+        return cls(backbone.name, backbone.cut, size, weights_fingerprint(trunk), dtype, shape, views)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the fingerprint that lies beside stored activations.
+
+        Raises:
+            DataError: it is missing or damaged.
+        """
+        values = _read_json(path, stage="embed")
+        try:
+            return cls(**values | {"shape": tuple(values["shape"]), "views": dict(values["views"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: no fingerprint of activations; re-run embed") from error
 
     def to_json(self) -> str:
         """The content of activations.json."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
-    def require_same(self, path: Path) -> None:
-        """Compare with the fingerprint beside stored activations.
+    def require(self, trunk: Trunk, backbone: BackboneConfig, *, images_sha256: str) -> None:
+        """Refuse to be used with another trunk or other images than those that it was made from.
 
         Raises:
-            DataError: it is missing or differs; names the fields that differ.
+            DataError: names what differs.
         """
-        ours = json.loads(self.to_json())
-        try:
-            theirs = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise DataError(f"{path}: no readable fingerprint of the activations; re-run embed") from error
-        if differing := [key for key in ours if ours[key] != theirs.get(key)]:
-            shown = "; ".join(f"{key}: stored {theirs.get(key)}, now {ours[key]}" for key in differing)
-            raise DataError(f"{path}: the activations were made from something else ({shown}); re-run embed")
+        now = asdict(type(self).of(trunk, backbone, dtype=self.dtype, views=self.views))
+        stored = asdict(self)
+        pairs = [(key, stored[key], now[key]) for key in now]
+        pairs.append(("images_sha256", self.views.get("images_sha256"), images_sha256))
+        shown = "; ".join(f"{key}: stored {was}, now {is_}" for key, was, is_ in pairs if was != is_)
+        if shown:
+            raise DataError(f"the activations were made from something else ({shown}); re-run embed")
+
+
+def read_views_json(folder: Path) -> dict[str, Any]:
+    """What augment wrote of the views that it made.
+
+    Raises:
+        DataError: views.json is missing or damaged.
+    """
+    return _read_json(folder / "views.json", stage="augment")
+
+
+def _read_json(path: Path, *, stage: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path}: missing or damaged; re-run {stage}") from error
 
 
 class _FromViews(nn.Module):
@@ -76,15 +106,15 @@ class _FromViews(nn.Module):
         return activations.to(self.dtype)
 
 
-def resolve_device(device: Device) -> str:
+def resolve_device(device: Device, *, key: str) -> str:
     """`auto` is a GPU where there is one.
 
     Raises:
-        ConfigError: a GPU is asked for where there is none.
+        ConfigError: a GPU is asked for, by `key` in params.yaml, where there is none.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise ConfigError("device: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
+        raise ConfigError(f"{key}: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
     return "cuda" if device != "cpu" and available else "cpu"
 
 
@@ -116,7 +146,8 @@ def _torch_runner(module: nn.Module, device: str) -> Runner:
 
     def run(views: NDArray[np.uint8]) -> NDArray[np.floating]:
         with torch.inference_mode():
-            activations: NDArray[np.floating] = module(torch.from_numpy(views).to(device)).cpu().numpy()
+            copied = torch.from_numpy(np.array(views))  # views lie in a read-only file
+            activations: NDArray[np.floating] = module(copied.to(device)).cpu().numpy()
         return activations
 
     return run

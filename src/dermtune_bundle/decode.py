@@ -16,6 +16,8 @@ FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 MIN_SIDE: Final = 32
 """Pixels; a smaller image shows no lesion."""
+MAX_BYTES: Final = 512 << 20
+"""A larger file is not read: its pixels would not be either."""
 MAX_PIXELS: Final = 64_000_000
 """More than any dermatoscope gives; refused before a pixel is decoded."""
 

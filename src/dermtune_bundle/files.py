@@ -27,7 +27,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         with suppress(FileNotFoundError):
             temporary.unlink()
         raise
-    _sync(path.parent)
+    if os.name != "nt":  # Windows can't sync a folder
+        _sync(path.parent)
 
 
 def _sync(path: Path) -> None:

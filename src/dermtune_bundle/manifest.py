@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from sys import float_info
 from types import UnionType
@@ -18,6 +19,15 @@ SCHEMA_VERSION: Final = 1
 NOTICE: Final = (
     "Research use only. Not a medical device: not for diagnosis, nor for deciding on a person's treatment."
 )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested mappings as pairs with dotted names."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermtune_bundle.bundle import Bundle, Prediction
-from dermtune_bundle.decode import SUFFIXES, decode
+from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, decode
 from dermtune_bundle.errors import ImageError
+from dermtune_bundle.manifest import flatten
 
 
 @dataclass(frozen=True)
@@ -25,16 +26,24 @@ class FoundFiles:
     """Files named, whatever their suffix, and the image files of folders named, in order."""
     skipped: list[Path]
     """What else the folders hold: files without an image's suffix, links, devices."""
+    unreadable: list[Path]
+    """Folders that could not be searched."""
 
 
 def find_images(paths: Iterable[Path]) -> FoundFiles:
     """List the images of files and folders; folders are searched through and through, links not followed."""
-    found = FoundFiles([], [])
+    found = FoundFiles([], [], [])
+
+    def note(error: OSError) -> None:
+        found.unreadable.append(Path(error.filename))
+
     for path in paths:
         if not path.is_dir():
             found.images.append(path)
             continue
-        for file in sorted(Path(folder, name) for folder, _, names in os.walk(path) for name in names):
+        for file in sorted(
+            Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
+        ):
             usable = file.suffix.lower() in SUFFIXES and stat.S_ISREG(file.lstat().st_mode)
             (found.images if usable else found.skipped).append(file)
     return found
@@ -53,6 +62,8 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     try:
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: not a regular file")
+        if path.exists() and path.stat().st_size > MAX_BYTES:
+            raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
         data = path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
@@ -84,7 +95,7 @@ def record(bundle: Bundle, path: Path, prediction: Prediction) -> dict[str, Any]
 def write_jsonl(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """One JSON object a line, each written as soon as it is known."""
     for row in records:
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        file.write(json.dumps(row) + "\n")  # in ASCII: a file's name may hold bytes that are no text
         file.flush()
 
 
@@ -92,18 +103,8 @@ def write_csv(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """A table with a header; nested keys are joined by a dot, as in `probabilities.mel`."""
     writer = None
     for row in records:
-        flat = _flatten(row)
+        flat = dict(flatten(row))
         if writer is None:
             writer = csv.DictWriter(file, list(flat), lineterminator="\n")
             writer.writeheader()
         writer.writerow(flat)
-
-
-def _flatten(row: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        if isinstance(value, dict):
-            flat |= {f"{key}.{inner}": item for inner, item in value.items()}
-        else:
-            flat[key] = value
-    return flat

@@ -111,10 +111,22 @@ def test_what_cannot_work_is_refused_naming_the_key(bad: BackboneConfig, message
         load_backbone(bad)
 
 
-def test_the_check_before_work_needs_no_weights() -> None:
-    check_backbone(config(weights="nowhere.safetensors"))
-    with pytest.raises(ConfigError, match=r"backbone\.cut"):
-        check_backbone(config(weights="nowhere.safetensors", cut=8))
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (config("no_such_net"), "backbone.name: timm has no model"),
+        (config(cut=8), "backbone.cut: tf_efficientnet_lite0 has 7 blocks"),
+        (config("resnet18"), "backbone.weights: 'package' has tf_efficientnet_lite0 only"),
+        (config(weights="nowhere.safetensors"), "backbone.weights: 'nowhere.safetensors': no such file"),
+        (config("vit_tiny_patch16_224", weights="timm", size=224), "no plain chain"),
+        (config("vit_tiny_patch16_224", weights="timm", size=256), "cannot be cut at 256 pixels"),
+        (config("swin_tiny_patch4_window7_224", weights="timm", size=224), "no plain chain"),
+    ],
+)
+def test_the_check_before_work_loads_no_weights(bad: BackboneConfig, message: str) -> None:
+    check_backbone(config("resnet18", weights="timm"))  # which could not be fetched here
+    with pytest.raises(ConfigError, match=message):
+        check_backbone(bad)
 
 
 def test_a_network_that_is_no_chain_is_refused(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_every_field_of_the_shared_section_has_a_description_or_says_it_by_its_n
         ("- 1", "expected sections"),
         ("", "expected sections"),
         (None, "No such file"),
+        ("[" * 5000, "not valid YAML"),
     ],
 )
 def test_a_file_that_is_no_params_is_refused(tmp_path: Path, text: str | None, message: str) -> None:

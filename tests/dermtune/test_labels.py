@@ -1,4 +1,7 @@
-from dermtune.labels import CLASSES, lesion_class
+import pytest
+
+from dermtune.errors import DataError
+from dermtune.labels import CLASSES, lesion_class, require_class
 
 
 def test_the_classes_of_ham10000_and_ph2_are_known() -> None:
@@ -8,7 +11,14 @@ def test_the_classes_of_ham10000_and_ph2_are_known() -> None:
     assert {known.name for known in CLASSES if known.malignant} == {"akiec", "bcc", "mel"}
 
 
-def test_an_unknown_name_is_a_class_of_its_own_not_known_to_be_malignant() -> None:
-    known = lesion_class("scc")
-    assert (known.name, known.title, known.malignant) == ("scc", "scc", False)
+def test_a_class_is_found_by_its_name() -> None:
     assert lesion_class("mel").title == "Melanoma"
+    assert require_class("mel") == "mel"
+
+
+@pytest.mark.parametrize("name", ["melanoma", "Mel", "", "macro"])
+def test_it_is_not_guessed_whether_an_unknown_name_is_malignant(name: str) -> None:
+    with pytest.raises(DataError, match="is unknown; the classes are akiec, atypical"):
+        lesion_class(name)
+    with pytest.raises(ValueError, match="is no class; the classes are akiec, atypical"):
+        require_class(name)

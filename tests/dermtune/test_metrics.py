@@ -302,3 +302,41 @@ def test_the_reliability_table_counts_every_image_once() -> None:
     assert table["n"].sum() == len(given_.labels)
     assert table["predicted"].between(table["low"], table["high"]).all()
     assert (table["observed_low"] <= table["observed_high"]).all()
+
+
+def test_a_perfect_share_has_the_exact_interval_of_its_lesions() -> None:
+    """Clopper and Pearson: with none of n missed, the bound is 0.025 ** (1 / n); 31 lesions give 0.888."""
+    ids = np.array([f"L{number // 2}" for number in range(62)], dtype=object)
+    everything = np.ones(62, bool)
+    found = resample(
+        {"all": metrics.share(everything, everything), "none": metrics.share(~everything, everything)},
+        ids,
+        draws=100,
+        rng=np.random.default_rng(0),
+    )
+    assert estimate(found["all"]) == metrics.Estimate(1.0, pytest.approx(0.8878, abs=1e-4), 1.0)
+    assert estimate(found["none"]) == metrics.Estimate(0.0, 0.0, pytest.approx(0.1122, abs=1e-4))
+
+
+def test_another_perfect_metric_has_no_interval() -> None:
+    perfect = metrics.auroc(np.array([0.1, 0.2, 0.8, 0.9]), positives(0, 0, 1, 1))
+    ids = np.array(list("abcd"), dtype=object)
+    found = resample({"auroc": perfect}, ids, draws=200, rng=np.random.default_rng(0))["auroc"]
+    assert (estimate(found).value, estimate(found).low, estimate(found).high) == (1.0, None, None)
+
+
+def test_the_headline_holds_a_few_plain_values() -> None:
+    given_ = predictions()
+    measured = metrics.measure(given_, [POINT], draws=100, rng=np.random.default_rng(0))
+    summary = metrics.summarize(given_, [POINT], measured)
+    headline = metrics.headline(summary)
+    assert list(headline) == [
+        "auroc_macro",
+        "average_precision_macro",
+        "balanced_accuracy",
+        "sensitivity_mel",
+        "specificity_mel",
+        "brier",
+        "calibration_error",
+    ]
+    assert headline["auroc_macro"] == summary["auroc"]["macro"]["value"]

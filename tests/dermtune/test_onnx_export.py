@@ -17,6 +17,8 @@ def test_one_quiet_file_with_an_open_batch_size(tmp_path: Path, capfd: pytest.Ca
     export_onnx(module, torch.zeros(2, 3, 8, 8), path, dynamic=batch, inputs=["x"], outputs=["y"])
     assert [entry.name for entry in tmp_path.iterdir()] == ["module.onnx"]
     assert capfd.readouterr() == ("", "")
+    assert str(Path(__file__).parent).encode() not in path.read_bytes()
+    assert b"site-packages" not in path.read_bytes()
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(0).normal(size=(5, 3, 8, 8)).astype(np.float32)
     (y,) = session.run(["y"], {"x": x})

@@ -9,6 +9,7 @@ from torch import nn
 from dermtune import training
 from dermtune.backbone import Tail, load_backbone
 from dermtune.config import BackboneConfig
+from dermtune.errors import DataError
 from dermtune.stages.finetune import FinetuneConfig
 from dermtune.training import Examples, class_weights, learning_rate_factor, predict_logits, train_tail
 
@@ -133,6 +134,29 @@ def test_a_checkpoint_of_another_run_is_not_resumed(
 
     assert "resumed" not in caplog.text
     assert same(whole, fresh)
+
+
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "checkpoint.safetensors").write_bytes(b"no tensors")
+    _, history = train(tmp_path)
+    assert len(history) == 4
+    assert "cannot be read and is not resumed" in caplog.text
+
+
+def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
+    broken = make_examples(2, views=1)
+    broken.views[0][0] = np.nan
+    with pytest.raises(DataError, match=r"lower finetune\.lr"):
+        train_tail(
+            make_tail(),
+            make_examples(1),
+            broken,
+            config(),
+            seed=1,
+            device="cpu",
+            checkpoint=tmp_path / "checkpoint.safetensors",
+            fingerprint="",
+        )
 
 
 def test_the_head_learns_alone_first(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError, DataError
 from dermtune.trunk import Fingerprint, make_runner, resolve_device
 
+VIEWS = {"images_sha256": "one table", "views": 2}
 BACKBONE = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=3, input_size=64)
 
 
@@ -43,40 +44,37 @@ def test_a_cut_of_zero_is_normalisation_alone(views: np.ndarray) -> None:
 
 def test_activations_of_anything_else_are_refused(trunk: Trunk, tmp_path: Path) -> None:
     path = tmp_path / "activations.json"
-    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16")
-    path.write_text(mine.to_json())
-    mine.require_same(path)
+    path.write_text(Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS).to_json())
+    stored = Fingerprint.read(path)
+    stored.require(trunk, BACKBONE, images_sha256="one table")
 
-    for change in ({"cut": 4}, {"input_size": 96}, {"weights_sha256": "0" * 64}, {"dtype": "float32"}):
+    for change in ({"cut": 4}, {"input_size": 96}, {"weights_sha256": "0" * 64}, {"shape": (1, 2, 3)}):
         with pytest.raises(DataError, match=f"{next(iter(change))}: stored .* re-run embed"):
-            replace(mine, **change).require_same(path)
+            replace(stored, **change).require(trunk, BACKBONE, images_sha256="one table")
+    with pytest.raises(DataError, match="images_sha256: stored one table, now another"):
+        stored.require(trunk, BACKBONE, images_sha256="another")
 
 
 def test_one_changed_weight_changes_the_fingerprint(trunk: Trunk) -> None:
     other = load_backbone(BACKBONE).trunk
-    assert Fingerprint.of(trunk, BACKBONE, dtype="float16") == Fingerprint.of(
-        other, BACKBONE, dtype="float16"
-    )
+    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
+    assert mine == Fingerprint.of(other, BACKBONE, dtype="float16", views=VIEWS)
     with torch.no_grad():
         next(other.units.parameters()).view(-1)[0] += 1e-3
-    assert Fingerprint.of(trunk, BACKBONE, dtype="float16") != Fingerprint.of(
-        other, BACKBONE, dtype="float16"
-    )
+    assert mine != Fingerprint.of(other, BACKBONE, dtype="float16", views=VIEWS)
 
 
-@pytest.mark.parametrize("content", [None, "no json", "[]", "3"])
-def test_a_missing_or_foreign_fingerprint_is_refused(
-    trunk: Trunk, tmp_path: Path, content: str | None
-) -> None:
+@pytest.mark.parametrize("content", [None, "no json", "[]", "3", '{"cut": 3, "shape": [1], "views": {}}'])
+def test_a_missing_or_foreign_fingerprint_is_refused(tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "activations.json"
     if content is not None:
         path.write_text(content)
     with pytest.raises(DataError, match="re-run embed"):
-        Fingerprint.of(trunk, BACKBONE, dtype="float16").require_same(path)
+        Fingerprint.read(path)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_named() -> None:
-    assert resolve_device("auto") == resolve_device("cpu") == "cpu"
-    with pytest.raises(ConfigError, match="torch sees no GPU"):
-        resolve_device("cuda")
+    assert resolve_device("auto", key="embed.device") == resolve_device("cpu", key="embed.device") == "cpu"
+    with pytest.raises(ConfigError, match=r"embed\.device: .* torch sees no GPU"):
+        resolve_device("cuda", key="embed.device")

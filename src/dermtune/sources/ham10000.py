@@ -1,14 +1,16 @@
 """HAM10000 (Tschandl et al. 2018, doi 10.1038/sdata.2018.161): official folders, or one `images` folder."""
 
 import csv
+import re
 from functools import partial
 from pathlib import Path
 
 from dermtune.errors import SourceError
 from dermtune.sources import SourceImage
 
-_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata")
+_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 _FOLDERS = ("images", "HAM10000_images_part_1", "HAM10000_images_part_2")
+_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]+)?")
 _COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
 
@@ -21,14 +23,20 @@ def ham10000(root: Path) -> list[SourceImage]:
     table = next((root / name for name in _TABLES if (root / name).is_file()), None)
     if table is None:
         raise SourceError(f"{root}: no {_TABLES[0]}; set ingest.path to HAM10000's folder")
-    files = {path.stem: path for name in _FOLDERS for path in sorted((root / name).glob("*.jpg"))}
+    files = {path.stem: path for name in _FOLDERS for path in sorted((root / name).glob("*.[jJ][pP][gG]"))}
     if not files:
         raise SourceError(f"{root}: no .jpg in {', '.join(_FOLDERS)}")
-    with table.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines)
+    try:
+        lines = table.read_text(encoding="utf-8-sig").splitlines()
+        delimiter = (
+            "\t" if lines and "\t" in lines[0] else ","
+        )  # Harvard Dataverse gives the table as .tab too
+        reader = csv.DictReader(lines, delimiter=delimiter, restval="")
         if lacking := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
             raise SourceError(f"{table}: no column {', '.join(lacking)}")
         rows = [_image(root, row, files) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SourceError(f"{table}: not a readable table: {error}") from error
     listed = {image.image_id for image in rows}
     return rows + [_unlisted(root, path) for stem, path in files.items() if stem not in listed]
 
@@ -42,7 +50,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, Path]) -> SourceIma
         label=row["dx"],
         path=path.relative_to(root).as_posix(),
         content=partial(Path.read_bytes, path),
-        age=float(row["age"]) if row["age"].replace(".", "", 1).isdigit() else None,
+        age=float(row["age"]) if _NUMBER.fullmatch(row["age"]) else None,
         sex=row["sex"] if row["sex"] in {"female", "male"} else None,
         site=row["localization"] if row["localization"] not in {"", "unknown"} else None,
         dx_type=row["dx_type"] or None,

@@ -3,10 +3,8 @@
 from functools import partial
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import openpyxl
-from openpyxl.utils.exceptions import InvalidFileException
 
 from dermtune.errors import SourceError
 from dermtune.sources import SourceImage
@@ -27,9 +25,9 @@ def ph2(root: Path) -> list[SourceImage]:
     table = root / _TABLE
     try:
         sheet = openpyxl.load_workbook(table, read_only=True, data_only=True).worksheets[0]
-    except (OSError, BadZipFile, InvalidFileException, KeyError) as error:
+        rows = iter(list(sheet.iter_rows(values_only=True)))
+    except Exception as error:  # damaged spreadsheets make openpyxl raise nearly anything
         raise SourceError(f"{table}: not a readable spreadsheet; set ingest.path to PH2's folder") from error
-    rows = iter(sheet.iter_rows(values_only=True))
     header = next((row for row in rows if row and row[0] == "Image Name"), None)
     if header is None or any(name not in header for name in _LABELS):
         raise SourceError(f"{table}: no header row 'Image Name', {', '.join(map(repr, _LABELS))}")

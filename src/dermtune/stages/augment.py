@@ -1,5 +1,6 @@
 """augment: the ingested images in; augmented views of the training images, plain validation images out."""
 
+import json
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,9 +16,10 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.progress import progress
-from dermtune.shards import PackedImages, Place, create_array, places
-from dermtune.table import read_table
+from dermtune.shards import PackedImages, Place, create_array, places, remove_views
+from dermtune.table import read_table, table_sha256
 from dermtune_bundle.decode import resize
+from dermtune_bundle.files import atomic_path
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
     from dermtune.figures import contact_sheet, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
+    remove_views(out)
     shape = (input_size, input_size, 3)
     train, val = (places(read_table(images / "images.parquet", split=split)) for split in ("train", "val"))
     # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
@@ -70,6 +73,9 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
             rows, [train[row].image_id for row in shown], "Augmented views, one image a row"
         )
     write_figure(sheet, out / "contact_sheet.png")
+    made_from = {"images_sha256": table_sha256(images), "seed": seed, **config.model_dump()}
+    with atomic_path(out / "views.json") as temporary:
+        temporary.write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
     log.info("%d training images, %d views each; %d validation images", len(train), config.views, len(val))
 
 

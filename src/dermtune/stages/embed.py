@@ -9,7 +9,7 @@ from pydantic import Field
 from dermtune.config import BackboneConfig, Config, Device
 from dermtune.errors import DataError
 from dermtune.progress import progress
-from dermtune.shards import create_array, open_array, view_paths
+from dermtune.shards import create_array, open_array, remove_views, view_paths
 from dermtune_bundle.files import atomic_path
 
 log = logging.getLogger(__name__)
@@ -32,14 +32,15 @@ def embed(config: EmbedConfig, *, backbone: BackboneConfig, views: Path, out: Pa
         DataError: the views are missing or of another size.
     """
     from dermtune.backbone import load_backbone
-    from dermtune.trunk import Fingerprint, make_runner, resolve_device
+    from dermtune.trunk import Fingerprint, make_runner, read_views_json, resolve_device
 
     out.mkdir(parents=True, exist_ok=True)
+    remove_views(out)
     trunk = load_backbone(backbone).trunk
-    device = resolve_device(config.device)
+    device = resolve_device(config.device, key="embed.device")
     size = backbone.input_size
     run = make_runner(trunk, input_size=size, dtype=config.dtype, device=device)
-    made_from = Fingerprint.of(trunk, backbone, dtype=config.dtype)
+    made_from = Fingerprint.of(trunk, backbone, dtype=config.dtype, views=read_views_json(views))
     paths = [*view_paths(views), views / "val.npy"]
     for path in paths:
         images = open_array(path)

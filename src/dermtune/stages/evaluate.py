@@ -6,9 +6,6 @@ The only reader of the test split. What it measures is the very file that export
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +16,9 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.errors import DataError
-from dermtune.progress import progress
+from dermtune.inference import predict_images
 from dermtune.shards import PackedImages, places
-from dermtune.table import read_table
+from dermtune.table import read_table, table_sha256
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
@@ -57,6 +54,9 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
         what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
         raise DataError(f"{images}: the test split {what}; re-run ingest, then finetune")
+    if contract.lineage.get("images_sha256") != table_sha256(images):
+        # another split: what is test here may have been training there
+        raise DataError(f"{model}: trained on another image table than that of {images}; re-run finetune")
     packed = PackedImages(images)
 
     found = places(test)
@@ -64,7 +64,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     def read(row: int) -> NDArray[np.uint8]:
         return packed.decode(found[row])
 
-    probabilities = _run(graph, read, len(test))
+    probabilities = predict_images(graph, packed, found, description="evaluate")
     rng = np.random.default_rng(seed)
     evaluation = evaluation_of(contract, test, probabilities, draws=config.bootstrap, rng=rng)
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
@@ -97,7 +97,6 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
 def _load(model: Path) -> tuple[Graph, Contract, str]:
     try:
         onnx, contract = (model / "model.onnx").read_bytes(), (model / "model.json").read_bytes()
-        # one thread an image, an image a core: decoding runs in parallel too, and no sum depends on the cores
         graph = Graph(onnx, name=str(model / "model.onnx"), threads=1)
         parsed = Contract.parse(contract, source=str(model / "model.json"))
     except OSError as error:
@@ -105,15 +104,6 @@ def _load(model: Path) -> tuple[Graph, Contract, str]:
     except BundleError as error:
         raise DataError(f"{error}; re-run finetune") from error
     return graph, parsed, hashlib.sha256(onnx).hexdigest()
-
-
-def _run(graph: Graph, read: Callable[[int], NDArray[np.uint8]], count: int) -> NDArray[np.float64]:
-    pool = ThreadPoolExecutor(os.cpu_count())
-    try:
-        found = pool.map(lambda row: graph.run(read(row)).probabilities, range(count))
-        return np.array(list(progress(found, "evaluate", count)), dtype=np.float64)
-    finally:
-        pool.shutdown(cancel_futures=True)  # after the first bad image, the rest need not be read
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -44,7 +44,7 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
         misses = missed_gates(metrics, config.gates)
     except (ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: not the metrics that evaluate writes; re-run evaluate") from error
-    if metrics.get("model_sha256") not in {None, hashlib.sha256(graph).hexdigest()}:
+    if metrics.get("model_sha256") != hashlib.sha256(graph).hexdigest():
         raise DataError(f"{path}: measured on another model.onnx; re-run evaluate")
     if misses:
         raise GateError(f"not exported: {'; '.join(misses)}; train a better model or lower export.gates")

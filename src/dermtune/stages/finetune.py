@@ -3,32 +3,26 @@
 The graph is calibrated and its operating point chosen on validation images; the test split is not read.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dermtune.config import BackboneConfig, Config, Device
 from dermtune.errors import ConfigError
-from dermtune.labels import lesion_class
+from dermtune.labels import lesion_class, require_class
 from dermtune.shards import PackedImages, open_array, places, view_paths
-from dermtune.table import classes_of, read_table
+from dermtune.table import classes_of, read_table, table_sha256
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
-
-if TYPE_CHECKING:
-    from dermtune.backbone import Tail
-    from dermtune.training import Examples
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +52,7 @@ class FinetuneConfig(Config):
     """Decay of the averaged weights, per step."""
     patience: Annotated[int, Field(ge=1)]
     """Epochs without a better validation AUROC before training stops."""
-    target: str
+    target: Annotated[str, AfterValidator(require_class)]
     """The class that must not be missed."""
     target_sensitivity: Annotated[float, Field(gt=0, le=1)]
     """Its threshold is the highest that reaches this sensitivity on validation."""
@@ -85,9 +79,11 @@ def finetune(
     from safetensors.torch import save_file
 
     from dermtune.backbone import load_backbone
+    from dermtune.calibration import fit_temperature
     from dermtune.deployable import Deployable, check_parity, export_deployable
     from dermtune.figures import learning_curves, write_figure
-    from dermtune.training import Examples, train_tail
+    from dermtune.inference import predict_images
+    from dermtune.training import Examples, predict_logits, train_tail
     from dermtune.trunk import Fingerprint, resolve_device
 
     out.mkdir(parents=True, exist_ok=True)
@@ -97,10 +93,10 @@ def finetune(
         raise ConfigError(
             f"finetune.target: {config.target!r} is no class; the classes are {', '.join(names)}"
         )
+    device = resolve_device(config.device, key="finetune.device")
     network = load_backbone(backbone)
-    dtype = str(open_array(activations / "val.npy").dtype)
-    made_from = Fingerprint.of(network.trunk, backbone, dtype=dtype)
-    made_from.require_same(activations / "activations.json")
+    made_from = Fingerprint.read(activations / "activations.json")
+    made_from.require(network.trunk, backbone, images_sha256=table_sha256(images))
     targets = {name: index for index, name in enumerate(names)}
     train_set, val_set = (
         Examples(
@@ -114,9 +110,9 @@ def finetune(
             split: {name: int((table["label"] == name).sum()) for name in names}
             for split, table in (("train", train), ("val", val))
         },
-        "images_sha256": hashlib.sha256((images / "images.parquet").read_bytes()).hexdigest(),
+        "images_sha256": table_sha256(images),
         "backbone": backbone.model_dump(),
-        "trunk": asdict(made_from),
+        "activations": asdict(made_from),
         "finetune": config.model_dump(),
         "seed": seed,
         "versions": {package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")},
@@ -127,19 +123,31 @@ def finetune(
         val_set,
         config,
         seed=seed,
-        device=resolve_device(config.device),
+        device=device,
         checkpoint=checkpoint,
         fingerprint=json.dumps(lineage, sort_keys=True),
     )
     tail = tail.to("cpu")
-    contract, temperature = _calibrate(
-        tail, val_set, names, config=config, input_size=backbone.input_size, lineage=lineage
-    )
-    module = Deployable(network.trunk, tail, input_size=backbone.input_size, temperature=temperature)
+    logits, labels = predict_logits(tail, val_set.views[0], "cpu").numpy(), val_set.labels.numpy()
+    fitted = fit_temperature(logits, labels)
+    module = Deployable(network.trunk, tail, input_size=backbone.input_size, temperature=fitted.temperature)
+    packed, val_places = PackedImages(images), places(val)
     with atomic_path(out / "model.onnx") as temporary:
         export_deployable(module, temporary)
-    worst = check_parity(module, Graph.open(out / "model.onnx"), _some_images(val, images))
-    log.info("model.onnx gives torch's probabilities within %.1e", worst)
+        graph = Graph.open(temporary, threads=1)
+        some = (packed.decode(place) for place in val_places[:_PARITY_IMAGES])
+        log.info("model.onnx gives torch's probabilities within %.1e", check_parity(module, graph, some))
+    # The threshold is the graph's own: on the images as it decodes and resizes them, not as they were stored.
+    scores = predict_images(graph, packed, val_places, description="threshold")
+    contract = Contract(
+        classes=tuple(
+            Diagnosis(known.name, known.title, known.malignant) for known in map(lesion_class, names)
+        ),
+        input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
+        calibration=Calibration("temperature", fitted.temperature, fitted.nll_before, fitted.nll_after),
+        operating_points=(_operating_point(config, scores[:, targets[config.target]], val),),
+        lineage=lineage,
+    )
     with atomic_path(out / "tail.safetensors") as temporary:
         save_file(tail.state_dict(), temporary)
     with atomic_path(out / "model.json") as temporary:
@@ -150,43 +158,18 @@ def finetune(
     write_figure(learning_curves(curves), out / "learning_curves.png")
 
 
-def _calibrate(
-    tail: "Tail",
-    val: "Examples",
-    names: list[str],
-    *,
-    config: FinetuneConfig,
-    input_size: int,
-    lineage: dict[str, Any],
-) -> tuple[Contract, float]:
-    from dermtune.calibration import fit_temperature, softmax, threshold_for_sensitivity
-    from dermtune.training import predict_logits
+def _operating_point(
+    config: FinetuneConfig, scores: NDArray[np.float64], val: pd.DataFrame
+) -> OperatingPoint:
+    from dermtune.calibration import threshold_for_sensitivity
 
-    logits, labels = predict_logits(tail, val.views[0], "cpu").double().numpy(), val.labels.numpy()
-    fitted = fit_temperature(logits, labels)
-    target = names.index(config.target)
-    scores = softmax(logits, fitted.temperature)[:, target]
-    point = threshold_for_sensitivity(scores, labels == target, config.target_sensitivity)
-    classes = (lesion_class(name) for name in names)
-    contract = Contract(
-        classes=tuple(Diagnosis(known.name, known.title, known.malignant) for known in classes),
-        input=InputSpec(input_size, "RGB", "bilinear, antialiased, whole image"),
-        calibration=Calibration("temperature", fitted.temperature, fitted.nll_before, fitted.nll_after),
-        operating_points=(
-            OperatingPoint(
-                name=config.target,
-                target=config.target,
-                threshold=point.threshold,
-                goal=f"sensitivity >= {config.target_sensitivity:.2f} on validation",
-                sensitivity=point.sensitivity,
-                specificity=point.specificity,
-            ),
-        ),
-        lineage=lineage,
+    positive = (val["label"] == config.target).to_numpy(dtype=bool)
+    chosen = threshold_for_sensitivity(scores, positive, config.target_sensitivity)
+    return OperatingPoint(
+        name=config.target,
+        target=config.target,
+        threshold=chosen.threshold,
+        goal=f"sensitivity >= {config.target_sensitivity:.2f} on validation",
+        sensitivity=chosen.sensitivity,
+        specificity=chosen.specificity,
     )
-    return contract, fitted.temperature
-
-
-def _some_images(val: pd.DataFrame, folder: Path) -> Iterator[NDArray[np.uint8]]:
-    packed = PackedImages(folder)
-    return (packed.decode(place) for place in places(val.head(_PARITY_IMAGES)))

@@ -5,16 +5,18 @@ Every image that the source lists ends in exactly one of images.parquet and quar
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from dermtune.config import Config
-from dermtune.labels import lesion_class
+from dermtune.errors import ConfigError
+from dermtune.labels import lesion_class, require_class
 from dermtune.progress import progress
 from dermtune.quality import check_images, refuse_bad_source
 from dermtune.shards import ImagePacker, PackedImages, places
@@ -51,7 +53,7 @@ class IngestConfig(Config):
     path: str
     """The source's folder; it may lie outside the project."""
     synthetic_lesions: Annotated[int, Field(ge=40)]
-    label_map: dict[str, str]
+    label_map: dict[str, Annotated[str, AfterValidator(require_class)]]
     """From a source's label to the task's class; labels not named stay as they are."""
     max_quarantine: Annotated[float, Field(ge=0, le=1)]
     """Largest share of the files found that may be unusable before ingest stops."""
@@ -63,18 +65,19 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
+        ConfigError: `label_map` names a label that the source lacks.
         DataError: a class has too few lesions to be split.
     """
     from dermtune.figures import contact_sheet, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    images = list_images(
+    listed = list_images(
         config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
     )
+    images = map_labels(listed, config.label_map)
     kept, quarantined = _check_and_pack(images, out)
     refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
     table = pd.DataFrame(kept).assign(source=config.source)
-    table["label"] = table["label"].replace(config.label_map)
     shares = (config.split.train, config.split.val, config.split.test)
     table = assign_splits(table, shares=shares, rng=np.random.default_rng(seed))
     write_table(table, out / "images.parquet")
@@ -90,6 +93,21 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     sheet = contact_sheet(*_examples(table, out), "Ingested images, one lesion each, by class")
     write_figure(sheet, out / "contact_sheet.png")
     log.info("%d images listed: %d kept, %d set aside", len(images), len(kept), len(quarantined))
+
+
+def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[SourceImage]:
+    """Give images the task's classes.
+
+    Raises:
+        ConfigError: `label_map` names a label that no image has, such as a misspelt one.
+    """
+    labels = {image.label for image in images}
+    if unknown := sorted(set(label_map) - labels):
+        raise ConfigError(
+            f"ingest.label_map: the source has no label {', '.join(map(repr, unknown))}; its labels are"
+            f" {', '.join(sorted(labels - {''}))}"
+        )
+    return [replace(image, label=label_map.get(image.label, image.label)) for image in images]
 
 
 def _check_and_pack(

@@ -37,6 +37,7 @@ def test_no_test_image_is_read(augmented: Path) -> None:
         "train-00.npy",
         "train-01.npy",
         "val.npy",
+        "views.json",
     ]
 
 
@@ -49,6 +50,12 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
         for name in ("train-00.npy", "train-01.npy"):
             assert ((out / name).read_bytes() == (augmented / name).read_bytes()) is same
         assert (out / "val.npy").read_bytes() == (augmented / "val.npy").read_bytes()
+
+
+def test_views_of_an_earlier_run_do_not_stay(params: Params, ingested: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "train-02.npy", np.zeros(1))
+    augment(params.augment, input_size=64, seed=1, images=ingested, out=tmp_path)
+    assert len(list(tmp_path.glob("train-*.npy"))) == params.augment.views
 
 
 def test_missing_images_are_named(params: Params, tmp_path: Path) -> None:

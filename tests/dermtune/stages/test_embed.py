@@ -10,6 +10,7 @@ from dermtune.errors import DataError
 from dermtune.params import Params
 from dermtune.shards import open_array
 from dermtune.stages.embed import embed
+from dermtune.table import table_sha256
 
 
 def test_activations_are_the_trunks(params: Params, augmented: Path, embedded: Path) -> None:
@@ -23,9 +24,12 @@ def test_activations_are_the_trunks(params: Params, augmented: Path, embedded: P
         assert np.allclose(stored[:5], expected, rtol=2e-3, atol=2e-3)
 
 
-def test_the_fingerprint_names_what_they_were_made_from(params: Params, embedded: Path) -> None:
+def test_the_fingerprint_names_what_they_were_made_from(
+    params: Params, embedded: Path, ingested: Path
+) -> None:
     fingerprint = json.loads((embedded / "activations.json").read_text())
     assert fingerprint["cut"] == params.backbone.cut
+    assert fingerprint["views"]["images_sha256"] == table_sha256(ingested)
     assert tuple(fingerprint["shape"]) == open_array(embedded / "val.npy").shape[1:]
 
 
@@ -36,6 +40,9 @@ def test_views_of_another_size_are_refused(params: Params, augmented: Path, tmp_
 
 
 def test_missing_views_are_named(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"views\.json: missing or damaged; re-run augment"):
+        embed(params.embed, backbone=params.backbone, views=tmp_path, out=tmp_path / "out")
+    (tmp_path / "views.json").write_text("{}")
     with pytest.raises(DataError, match=r"no train-00\.npy"):
         embed(params.embed, backbone=params.backbone, views=tmp_path, out=tmp_path / "out")
 

@@ -13,7 +13,7 @@ from dermtune.errors import DataError
 from dermtune.figures import learning_curves, write_figure
 from dermtune.shards import ImagePacker
 from dermtune.stages.evaluate import EvaluateConfig, evaluate
-from dermtune.table import COLUMNS, write_table
+from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.errors import ImageError
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
 
@@ -61,23 +61,23 @@ def write_graph(path: Path) -> None:
     onnx.save(model, path)
 
 
-def write_contract(folder: Path, classes: tuple[str, ...] = ("mel", "nv")) -> None:
+def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel", "nv")) -> None:
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
         calibration=Calibration("temperature", 1.0, 0.5, 0.5),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
-        lineage={"seed": 1},
+        lineage={"images_sha256": table_sha256(images)},
     )
     (folder / "model.json").write_text(contract.to_json(), encoding="utf-8")
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def model(tmp_path: Path, images: Path) -> Path:
     folder = tmp_path / "model"
     folder.mkdir()
     write_graph(folder / "model.onnx")
-    write_contract(folder)
+    write_contract(folder, images)
     return folder
 
 
@@ -187,7 +187,7 @@ def test_a_missing_part_of_the_model_names_file_and_stage(
 def test_a_model_of_other_classes_is_refused(
     classes: tuple[str, ...], message: str, images: Path, model: Path, tmp_path: Path
 ) -> None:
-    write_contract(model, classes)
+    write_contract(model, images, classes)
 
     with pytest.raises(DataError, match=message):
         evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
@@ -197,6 +197,14 @@ def test_a_damaged_graph_is_refused(images: Path, model: Path, tmp_path: Path) -
     (model / "model.onnx").write_bytes(b"no graph")
 
     with pytest.raises(DataError, match="re-run finetune"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+def test_a_model_trained_on_another_split_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(images / "images.parquet")
+    write_table(table.iloc[::-1], images / "images.parquet")
+
+    with pytest.raises(DataError, match="trained on another image table"):
         evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
 
 

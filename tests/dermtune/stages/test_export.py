@@ -28,7 +28,9 @@ def inputs(tmp_path: Path, make_graph: Callable[..., bytes], tiny_manifest: Mani
     metrics = values.pop("metrics")
     for key in ("schema_version", "name", "notice"):
         del values[key]
-    (paths["model"] / "model.onnx").write_bytes(make_graph())
+    graph = make_graph()
+    metrics["model_sha256"] = hashlib.sha256(graph).hexdigest()
+    (paths["model"] / "model.onnx").write_bytes(graph)
     (paths["model"] / "model.json").write_text(json.dumps(values))
     (paths["evaluation"] / "metrics.json").write_text(json.dumps(metrics))
     return paths

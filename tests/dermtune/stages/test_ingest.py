@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
-from dermtune.errors import DataError, SourceError
+from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
 from dermtune.shards import PackedImages
 from dermtune.stages.ingest import IngestConfig, SplitConfig, ingest
@@ -66,8 +66,20 @@ def test_the_original_bytes_are_packed_and_found_again(params: Params, tmp_path:
 def test_labels_are_mapped(params: Params, tmp_path: Path) -> None:
     source, out = tmp_path / "source", tmp_path / "out"
     write_ham10000(source)
-    ingest(config(params, source, label_map={"nv": "other"}), seed=1, out=out)
-    assert set(read_table(out / "images.parquet")["label"]) == {"mel", "other"}
+    ingest(config(params, source, label_map={"nv": "bkl"}), seed=1, out=out)
+    assert set(read_table(out / "images.parquet")["label"]) == {"mel", "bkl"}
+
+
+def test_a_label_map_that_names_no_label_of_the_source_is_refused(params: Params, tmp_path: Path) -> None:
+    write_ham10000(tmp_path / "source")
+    with pytest.raises(ConfigError, match=r"ingest\.label_map: the source has no label 'Nv'; .* mel, nv"):
+        ingest(config(params, tmp_path / "source", label_map={"Nv": "bkl"}), seed=1, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["melanoma", "", "macro"])
+def test_labels_are_mapped_to_known_classes_alone(params: Params, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValidationError, match="is no class"):
+        config(params, tmp_path, label_map={"mel": name})
 
 
 def test_no_lesion_or_patient_is_in_two_splits_and_every_class_in_all(ingested: Path) -> None:
