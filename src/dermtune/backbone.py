@@ -105,11 +105,12 @@ def check_backbone(config: BackboneConfig) -> None:
     Raises:
         ConfigError: as `load_backbone`, but for weights that are there and do not fit.
     """
+    model = _create(config, pretrained=False)
     if config.weights == "package":
         _require_packaged(config)
     elif config.weights != "timm" and not Path(config.weights).is_file():
         raise ConfigError(f"backbone.weights: {config.weights!r}: no such file; {_WEIGHTS}")
-    _cut(_create(config, pretrained=False), config)
+    _cut(model, config)
 
 
 def weights_fingerprint(trunk: Trunk) -> str:

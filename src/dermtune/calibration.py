@@ -67,9 +67,10 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
 def threshold_for_sensitivity(
     scores: NDArray[np.floating], positive: NDArray[np.bool_], sensitivity: float
 ) -> Threshold:
-    """The highest threshold that finds at least this share of the positives, by `score >= threshold`.
+    """A threshold that finds just this share of the positives or a little more, by `score >= threshold`.
 
-    It is always the score of a positive. Images that tie with it count as found, so that ties can only
+    It lies halfway between the score of the last positive to be found and the next lower score, so that no
+    rounding of another machine loses that positive. Images that tie with it count as found: ties can only
     raise the sensitivity achieved above the goal.
 
     Args:
@@ -89,7 +90,8 @@ def threshold_for_sensitivity(
             " with a larger split.val"
         )
     found = np.arange(1, len(highest_first) + 1) / len(highest_first)  # as it is measured: no rounding apart
-    threshold = float(highest_first[np.argmax(found >= sensitivity)])
+    last = highest_first[np.argmax(found >= sensitivity)]
+    threshold = float(last + np.max(scores[scores < last], initial=0.0)) / 2
     flagged = scores >= threshold
     return Threshold(
         threshold=threshold,

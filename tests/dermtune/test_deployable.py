@@ -36,9 +36,9 @@ def module() -> Deployable:
 def graph(module: Deployable, tmp_path_factory: pytest.TempPathFactory) -> Graph:
     path = tmp_path_factory.mktemp("graph") / "model.onnx"
     export_deployable(module, path)
-    assert sorted(entry.name for entry in path.parent.iterdir()) == ["model.onnx"], (
-        "one file, no .data beside"
-    )
+    assert [entry.name for entry in path.parent.iterdir()] == ["model.onnx"], "one file, no .data beside"
+    for name in (b"site-packages", b"deployable.py"):
+        assert name not in path.read_bytes(), "nothing of the machine that made it"
     return Graph.open(path)
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ def places(tmp_path: Path) -> list[Place]:
 
 
 def test_probabilities_come_in_the_order_of_the_places(
-    tmp_path: Path, places: list[Place], make_graph
-) -> None:  # noqa: ANN001
+    tmp_path: Path, places: list[Place], make_graph: Callable[..., bytes]
+) -> None:
     graph = Graph(make_graph(), threads=1)
     found = predict_images(graph, PackedImages(tmp_path), places, description="test")
     assert found.shape == (3, 3)
@@ -30,8 +31,8 @@ def test_probabilities_come_in_the_order_of_the_places(
     assert np.allclose(found.sum(1), 1)
 
 
-def test_a_bad_image_is_named(tmp_path: Path, places: list[Place], make_graph) -> None:  # noqa: ANN001
+def test_a_bad_image_is_named(tmp_path: Path, places: list[Place], make_graph: Callable[..., bytes]) -> None:
     graph = Graph(make_graph(), threads=1)
     broken = [places[0], places[1]._replace(size=20)]
-    with pytest.raises(ImageError, match="^b: "):
+    with pytest.raises(ImageError, match=r"^b: "):
         predict_images(graph, PackedImages(tmp_path), broken, description="test")

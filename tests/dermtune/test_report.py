@@ -131,7 +131,7 @@ def test_every_headline_metric_has_its_interval_or_says_that_it_is_undefined() -
     assert rows["AUROC, macro"].startswith(f"{metrics['auroc']['macro']['value']:.3f} [")
     assert "Sensitivity, mel ≥ 0.600" in rows
     assert rows["Accuracy"] == "undefined"
-    assert rows["Brier score (0 best, 2 worst)"] == "0.500"
+    assert rows["Brier score (0 best, 2 worst)"] == "0.500 (no interval)"
 
 
 def test_every_figure_is_drawn_with_n_and_interval() -> None:

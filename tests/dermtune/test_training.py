@@ -132,7 +132,8 @@ def test_a_checkpoint_of_another_run_is_not_resumed(
     caplog.set_level("INFO", "dermtune")
     fresh, _ = train(tmp_path, fingerprint="one")
 
-    assert "resumed" not in caplog.text
+    assert "is of another run and is not resumed" in caplog.text
+    assert "resumed after" not in caplog.text
     assert same(whole, fresh)
 
 

@@ -1,5 +1,6 @@
 """PH2 (Mendonça et al. 2013, the ADDI project): its spreadsheet and its folder an image."""
 
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ def ph2(root: Path) -> list[SourceImage]:
     """
     table = root / _TABLE
     try:
-        sheet = openpyxl.load_workbook(table, read_only=True, data_only=True).worksheets[0]
-        rows = iter(list(sheet.iter_rows(values_only=True)))
+        with closing(openpyxl.load_workbook(table, read_only=True, data_only=True)) as book:
+            rows = iter(list(book.worksheets[0].iter_rows(values_only=True)))
     except Exception as error:  # damaged spreadsheets make openpyxl raise nearly anything
         raise SourceError(f"{table}: not a readable spreadsheet; set ingest.path to PH2's folder") from error
     header = next((row for row in rows if row and row[0] == "Image Name"), None)
