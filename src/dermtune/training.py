@@ -58,6 +58,11 @@ class EpochRecord:
     val_auroc: float
     val_balanced_accuracy: float
 
+    @property
+    def score(self) -> float:
+        """What decides which epoch is kept: the mean of macro AUROC (ranking) and balanced accuracy (choice)."""
+        return (self.val_auroc + self.val_balanced_accuracy) / 2
+
 
 def train_tail(
     tail: Tail,
@@ -70,12 +75,12 @@ def train_tail(
     checkpoint: Path,
     fingerprint: str,
 ) -> tuple[Tail, list[EpochRecord]]:
-    """Train the tail and give back its averaged weights of the epoch with the best validation AUROC.
+    """Train the tail and give back its averaged weights of the epoch with the best score on validation.
 
     The first `head_epochs` train the classifier alone; then every block learns, the further from the
     classifier the slower (`layer_decay`). AdamW; the rate warms up and falls as a cosine; classes are
     weighted; weights are averaged exponentially (EMA) and it is the average that is validated and kept.
-    Training stops early after `patience` epochs without a better validation AUROC.
+    Training stops early after `patience` epochs without a better score.
 
     Args:
         tail: what to train; changed in place.
@@ -135,11 +140,11 @@ def train_tail(
             record.val_auroc,
             record.val_balanced_accuracy,
         )
-        best = max(history, key=lambda past: past.val_auroc)
+        best = max(history, key=lambda past: past.score)
         if best is record:
             state.best.load_state_dict(averaged.state_dict())
         elif epoch - best.epoch >= config.patience:
-            log.info("stopped early: no better validation AUROC since epoch %d", best.epoch + 1)
+            log.info("stopped early: no better on validation since epoch %d", best.epoch + 1)
             break
         state.save(checkpoint, fingerprint, history)
 
