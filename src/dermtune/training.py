@@ -58,11 +58,6 @@ class EpochRecord:
     val_auroc: float
     val_balanced_accuracy: float
 
-    @property
-    def score(self) -> float:
-        """What decides which epoch is kept: the mean of macro AUROC (ranking) and balanced accuracy (choice)."""
-        return (self.val_auroc + self.val_balanced_accuracy) / 2
-
 
 def train_tail(
     tail: Tail,
@@ -75,12 +70,12 @@ def train_tail(
     checkpoint: Path,
     fingerprint: str,
 ) -> tuple[Tail, list[EpochRecord]]:
-    """Train the tail and give back its averaged weights of the epoch with the best score on validation.
+    """Train the tail and give back its averaged weights of the epoch with the best validation AUROC.
 
     The first `head_epochs` train the classifier alone; then every block learns, the further from the
     classifier the slower (`layer_decay`). AdamW; the rate warms up and falls as a cosine; classes are
     weighted; weights are averaged exponentially (EMA) and it is the average that is validated and kept.
-    Training stops early after `patience` epochs without a better score.
+    Training stops early after `patience` epochs without a better validation AUROC.
 
     Args:
         tail: what to train; changed in place.
@@ -140,11 +135,11 @@ def train_tail(
             record.val_auroc,
             record.val_balanced_accuracy,
         )
-        best = max(history, key=lambda past: past.score)
+        best = max(history, key=lambda past: past.val_auroc)
         if best is record:
             state.best.load_state_dict(averaged.state_dict())
         elif epoch - best.epoch >= config.patience:
-            log.info("stopped early: no better on validation since epoch %d", best.epoch + 1)
+            log.info("stopped early: no better validation AUROC since epoch %d", best.epoch + 1)
             break
         state.save(checkpoint, fingerprint, history)
 

@@ -51,7 +51,7 @@ class FinetuneConfig(Config):
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the averaged weights, per step."""
     patience: Annotated[int, Field(ge=1)]
-    """Epochs without a better mean of validation AUROC and balanced accuracy before training stops."""
+    """Epochs without a better validation AUROC before training stops."""
     target: Annotated[str, AfterValidator(require_class)]
     """The class that must not be missed."""
     target_sensitivity: Annotated[float, Field(gt=0, le=1)]
