@@ -1,6 +1,6 @@
 """The frozen trunk: ONNX Runtime against torch, on the same views, weights, cut and batch size.
 
-    python benchmarks/trunk.py [--cut 4] [--batches 12]
+    python benchmarks/trunk.py [--cut CUT] [--batches 12]
 
 Both run in one process, in turns, so that a noisy machine slows both; the ratio is of the medians.
 """

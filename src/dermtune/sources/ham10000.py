@@ -1,6 +1,7 @@
 """HAM10000 (Tschandl et al. 2018, doi 10.1038/sdata.2018.161): official folders, or one `images` folder."""
 
 import csv
+import io
 import re
 from functools import partial
 from pathlib import Path
@@ -27,11 +28,10 @@ def ham10000(root: Path) -> list[SourceImage]:
     if not files:
         raise SourceError(f"{root}: no .jpg in {', '.join(_FOLDERS)}")
     try:
-        lines = table.read_text(encoding="utf-8-sig").splitlines()
-        delimiter = (
-            "\t" if lines and "\t" in lines[0] else ","
-        )  # Harvard Dataverse gives the table as .tab too
-        reader = csv.DictReader(lines, delimiter=delimiter, restval="")
+        text = table.read_text(encoding="utf-8-sig")
+        # Harvard Dataverse gives the table as .tab too
+        delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
+        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="")
         if lacking := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
             raise SourceError(f"{table}: no column {', '.join(lacking)}")
         rows = [_image(root, row, files) for row in reader]

@@ -38,7 +38,8 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     """Measure the deployable graph on the test split, from the original files.
 
     Raises:
-        DataError: the images or the model are missing, damaged, or of different classes.
+        DataError: the images or the model are missing or damaged, or the model is of other classes or was
+            trained on another image table.
         ImageError: an image can't be read.
     """
     from dermtune.figures import to_png
@@ -57,9 +58,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     if contract.lineage.get("images_sha256") != table_sha256(images):
         # another split: what is test here may have been training there
         raise DataError(f"{model}: trained on another image table than that of {images}; re-run finetune")
-    packed = PackedImages(images)
-
-    found = places(test)
+    packed, found = PackedImages(images), places(test)
 
     def read(row: int) -> NDArray[np.uint8]:
         return packed.decode(found[row])

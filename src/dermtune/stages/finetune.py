@@ -96,7 +96,8 @@ def finetune(
     device = resolve_device(config.device, key="finetune.device")
     network = load_backbone(backbone)
     made_from = Fingerprint.read(activations / "activations.json")
-    made_from.require(network.trunk, backbone, images_sha256=table_sha256(images))
+    images_sha256 = table_sha256(images)
+    made_from.require(network.trunk, backbone, images_sha256=images_sha256)
     targets = {name: index for index, name in enumerate(names)}
     train_set, val_set = (
         Examples(
@@ -110,7 +111,7 @@ def finetune(
             split: {name: int((table["label"] == name).sum()) for name in names}
             for split, table in (("train", train), ("val", val))
         },
-        "images_sha256": table_sha256(images),
+        "images_sha256": images_sha256,
         "backbone": backbone.model_dump(),
         "activations": asdict(made_from),
         "finetune": config.model_dump(),
