@@ -196,3 +196,10 @@ def test_predict_imports_nothing_of_the_training_side(tiny_bundle: Path, images:
             check=True,
             capture_output=True,
         )
+
+
+def test_answers_are_not_written_into_the_bundle(run: Run, tiny_bundle: Path, images: Path) -> None:
+    done = run("predict", tiny_bundle, images, "--format", "jsonl", "--output", tiny_bundle / "answers.jsonl")
+    assert done.code == 2
+    assert "lies in the bundle, which must stay as it is" in done.err
+    assert Bundle.open(tiny_bundle).version

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dermtune_bundle import Bundle, ImageError, Prediction, read_image
+from dermtune_bundle.decode import MAX_BYTES
 from dermtune_bundle.predict import find_images, predict_files, record, write_csv, write_jsonl
 
 
@@ -54,6 +55,14 @@ def test_a_named_file_is_read_whatever_its_suffix_and_though_it_is_a_link(images
 def test_a_file_that_cannot_be_read_says_why(images: Path, name: str, reason: str) -> None:
     with pytest.raises(ImageError, match=f"{name}: {reason}"):
         read_image(str(images / name))
+
+
+def test_a_file_too_large_to_be_an_image_is_not_read(tmp_path: Path) -> None:
+    huge = tmp_path / "huge.jpg"
+    with huge.open("wb") as file:
+        file.truncate(MAX_BYTES + 1)  # sparse: it takes no room
+    with pytest.raises(ImageError, match=r"huge\.jpg: larger than 512 MiB"):
+        read_image(huge)
 
 
 def test_a_bad_file_yields_its_error_and_the_rest_goes_on(tiny_bundle: Path, images: Path) -> None:

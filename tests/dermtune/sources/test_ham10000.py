@@ -36,6 +36,27 @@ def test_the_official_layouts_are_read(tmp_path: Path, folders: dict[str, list[s
     assert first.path == f"{next(iter(folders))}/ISIC_1.jpg"
 
 
+def test_dataverses_tab_separated_table_and_capital_suffixes_are_read(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"images": ["ISIC_1"]}, table="HAM10000_metadata.tab")
+    (tmp_path / "images" / "ISIC_2.JPG").write_bytes(b"ISIC_2")
+    (tmp_path / "HAM10000_metadata.tab").write_text((HEADER + ROWS).replace(",", "\t"))
+    first, second = ham10000(tmp_path)
+    assert (first.label, first.age, first.site) == ("nv", 45.0, "back")
+    assert second.content() == b"ISIC_2"
+
+
+def test_quoted_newlines_and_short_rows_are_read_and_other_encodings_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path, {"images": ["ISIC_1", "ISIC_2"]})
+    table = tmp_path / "HAM10000_metadata.csv"
+    table.write_text(HEADER + 'HAM_1,ISIC_1,nv,histo,45.0,male,"back,\nlower"\nHAM_1,ISIC_2,nv\n')
+    first, second = ham10000(tmp_path)
+    assert first.site == "back,\nlower"
+    assert (second.label, second.age, second.dx_type) == ("nv", None, None)
+    table.write_bytes((HEADER + ROWS).encode() + b"\xff\n")
+    with pytest.raises(SourceError, match=r"HAM10000_metadata\.csv: not a readable table"):
+        ham10000(tmp_path)
+
+
 def test_an_image_that_the_table_lacks_is_listed_without_a_label(tmp_path: Path) -> None:
     images = ham10000(lay_out(tmp_path, {"images": ["ISIC_1", "ISIC_2", "ISIC_9"]}))
     assert [(image.image_id, image.label) for image in images[2:]] == [("ISIC_9", "")]
