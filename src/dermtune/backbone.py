@@ -1,5 +1,6 @@
 """The pretrained backbone: where its weights come from, and its cut into frozen trunk and trainable tail."""
 
+import copy
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ class Backbone:
 
     def tail(self, classes: int, *, dropout: float, seed: int) -> Tail:
         """The trainable tail for a number of classes; `seed` draws the classifier's first weights."""
-        return Tail(self.tail_units, self.features, classes, dropout=dropout, seed=seed)
+        units = copy.deepcopy(self.tail_units)  # an ensemble's tails all start from the pretrained ones
+        return Tail(units, self.features, classes, dropout=dropout, seed=seed)
 
 
 def load_backbone(config: BackboneConfig) -> Backbone:

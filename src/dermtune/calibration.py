@@ -38,6 +38,30 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     return probabilities
 
 
+def prior_shift(frequencies: NDArray[np.float64], balance: float) -> NDArray[np.float64]:
+    """What to add to the logits (K,) to undo loss weights of `frequencies ** -balance`.
+
+    A network whose loss is weighted learns probabilities times these weights; without them, a rare class
+    would be given a probability above its frequency.
+
+    Source: Saerens et al., Adjusting the outputs of a classifier to new a priori probabilities, 2002, eq. 4.
+    """
+    shift: NDArray[np.float64] = balance * np.log(frequencies)
+    return shift
+
+
+def decision_weights(frequencies: NDArray[np.float64], balance: float) -> NDArray[np.float64]:
+    """What each class's probability is multiplied by (K,) when one class must be named; at most 1.
+
+    With `balance` 0 the most probable class is named, which errs least often; with 1 every class's recall
+    counts alike: naming the largest p_k / frequency_k makes balanced accuracy highest.
+
+    Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, eq. 9.
+    """
+    weights: NDArray[np.float64] = (frequencies / frequencies.min()) ** -balance
+    return weights
+
+
 def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> Temperature:
     """Find the temperature with the smallest negative log-likelihood; no argmax changes by it.
 

@@ -158,6 +158,53 @@ def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
 
 
 @cli.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--activations", type=Folder, default="data/embed", show_default=True, help="What embed wrote.")
+@click.option(
+    "--storage",
+    type=Folder,
+    default="data/checkpoints/search.db",
+    show_default=True,
+    help="SQLite file that keeps the trials; a search that was interrupted goes on.",
+)
+@click.option("--out", type=Folder, default="data/search", show_default=True, help="Folder to write.")
+@click.option(
+    "--write-back/--keep-params", default=True, help="Write the best values to params.yaml, or not."
+)
+def search(
+    params: Path, images: Path, activations: Path, storage: Path, out: Path, *, write_back: bool
+) -> None:
+    """Search for better hyper-parameters of finetune.
+
+    Section `search` of params.yaml says what is tried. Trials read the stored activations, so nothing before
+    finetune runs again; the validation split alone decides. The first trial is the recipe in use.
+
+    \b
+    Examples:
+      dermtune search                     # then `dvc repro` trains the winner on all images
+      dvc repro search/dvc.yaml           # the same as a DVC stage; params.yaml stays as it is
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params, network=False)
+    from dermtune.params import write_params
+    from dermtune.stages.search import search as stage
+
+    best = stage(
+        choices.search,
+        recipe=choices.finetune,
+        backbone=choices.backbone,
+        seed=choices.seed,
+        images=images,
+        activations=activations,
+        storage=storage,
+        out=out,
+    )
+    if write_back:
+        write_params(params, "finetune", best)
+        click.echo(f"{params}: the best values are written; `dvc repro` trains with them")
+
+
+@cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:
     """Show the last run's headline metrics, and where its bundle, report and plots are."""
@@ -317,7 +364,7 @@ def _write_table(records: Iterable[dict[str, Any]], manifest: "Manifest", file: 
     titles = {known.name: known.title for known in manifest.classes}
     table = Table(title=manifest.name, caption=manifest.notice)
     table.add_column("image", overflow="fold")
-    table.add_column("most probable")
+    table.add_column("named")
     for name in ("probability", "malignant", *(point.name for point in manifest.operating_points)):
         table.add_column(name, justify="right")
     for row in records:

@@ -1,9 +1,9 @@
-"""The deployable graph: preprocessing, trunk, tail and calibration in one module, exported to ONNX.
+"""The deployable graph: preprocessing, trunk, tails and calibration in one module, exported to ONNX.
 
 What was measured is what is shipped: evaluate and the bundle run the file that this module writes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +18,42 @@ from dermtune.onnx_export import export_onnx
 from dermtune_bundle.graph import INPUT, OUTPUTS, Graph
 
 _TOLERANCE = 1e-4
+_TRANSPOSED = 4  # the bit of a view's number that swaps rows and columns
 
 
 class Deployable(nn.Module):
     """From the pixels of an image of any size to calibrated probabilities."""
 
-    def __init__(self, trunk: Trunk, tail: Tail, *, input_size: int, temperature: float) -> None:
+    tails: Iterable[Tail]
+    logit_shift: Tensor
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        tails: Sequence[Tail],
+        *,
+        input_size: int,
+        logit_shift: Sequence[float],
+        temperature: float = 1.0,
+        test_views: int = 1,
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            trunk: the frozen part.
+            tails: an ensemble of one or more, whose logits are averaged.
+            input_size: side of the square that the network sees, in pixels.
+            logit_shift: (K,) added to the logits.
+            temperature: they are divided by it then.
+            test_views: 1, 2, 4 or 8: flips and turns of each image, whose logits are averaged.
+        """
         super().__init__()
         self.trunk = trunk
-        self.tail = tail
+        self.tails = nn.ModuleList(tails)  # type: ignore[assignment]  # of tails alone
         self.input_size = input_size
+        self.register_buffer("logit_shift", torch.tensor(list(logit_shift), dtype=torch.float32))
         self.temperature = temperature
+        self.test_views = test_views
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the whole network on RGB images of one size.
@@ -39,17 +64,47 @@ class Deployable(nn.Module):
         Returns:
             Probabilities (N, K), embedding (N, F) and activation maps (N, K, h, w): what each place of the
             last feature map adds to each class's logit (Zhou et al. 2016, Class Activation Mapping, eq. 2).
+            Means over test views and tails; the embedding has each tail's channels, one after the other.
         """
         size = [self.input_size, self.input_size]
         pixels = image.permute(0, 3, 1, 2).float()
         pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
-        features = self.tail.units(self.trunk(pixels))
-        logits = self.tail.classify(features)
-        weight = self.tail.classifier.weight
-        activation_map = torch.einsum("nfhw,kf->nkhw", features, weight) / (
-            features.shape[2] * features.shape[3]
-        )
-        return (logits / self.temperature).softmax(1), features.mean((2, 3)), activation_map
+        views = torch.cat([_turn(pixels, view) for view in range(self.test_views)])
+        activations = self.trunk(views)
+        outputs = [_outputs(tail, activations) for tail in self.tails]
+        logits = self._by_view(_mean([logits for logits, _, _ in outputs])).mean(0)
+        embedding = self._by_view(torch.cat([pooled for _, pooled, _ in outputs], dim=1)).mean(0)
+        maps = self._by_view(_mean([maps for _, _, maps in outputs]))
+        activation_map = _mean([_turn_back(maps[view], view) for view in range(self.test_views)])
+        probabilities = ((logits + self.logit_shift) / self.temperature).softmax(1)
+        return probabilities, embedding, activation_map
+
+    def _by_view(self, values: Tensor) -> Tensor:
+        """From (views * N, …) to (views, N, …)."""
+        return values.reshape(self.test_views, -1, *values.shape[1:])
+
+
+def _mean(tensors: list[Tensor]) -> Tensor:
+    return torch.stack(tensors).mean(0)
+
+
+def _outputs(tail: Tail, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (N, K), pooled features (N, F) and activation maps (N, K, h, w) of one tail."""
+    features = tail.units(activations)
+    maps = torch.einsum("nfhw,kf->nkhw", features, tail.classifier.weight)
+    return tail.classify(features), features.mean((2, 3)), maps / (features.shape[2] * features.shape[3])
+
+
+def _turn(images: Tensor, view: int) -> Tensor:
+    """One of the eight symmetries of a square, of (N, C, S, S); view 0 is the image itself."""
+    flipped = images.flip([axis for bit, axis in ((1, 3), (2, 2)) if view & bit])
+    return flipped.transpose(2, 3) if view & _TRANSPOSED else flipped
+
+
+def _turn_back(images: Tensor, view: int) -> Tensor:
+    """What undoes `_turn`."""
+    turned = images.transpose(2, 3) if view & _TRANSPOSED else images
+    return turned.flip([axis for bit, axis in ((1, 3), (2, 2)) if view & bit])
 
 
 def export_deployable(module: Deployable, path: Path) -> None:

@@ -80,6 +80,8 @@ class Predictions:
     """(N, K)"""
     labels: Labels
     """(N,) indices of `classes`."""
+    named: Labels
+    """(N,) indices of `classes`: the one class that the model names."""
     lesions: NDArray[np.object_]
     """(N,) ids; images of one lesion are drawn together."""
 
@@ -100,14 +102,14 @@ def share(values: NDArray[Any], among: Bools) -> Metric:
     return Metric(float(values[among].mean()) if among.any() else None, weighted, among)
 
 
-def accuracy(probabilities: Floats, labels: Labels) -> Metric:
-    """Share of images whose most probable class is theirs."""
-    return share(probabilities.argmax(axis=1) == labels, np.ones(len(labels), bool))
+def accuracy(named: Labels, labels: Labels) -> Metric:
+    """Share of images (N,) whose class is the one that was named."""
+    return share(named == labels, np.ones(len(labels), bool))
 
 
-def recall(probabilities: Floats, labels: Labels, column: int) -> Metric:
-    """Share of a class's images whose most probable class it is; their macro mean is balanced accuracy."""
-    return share(probabilities.argmax(axis=1) == labels, labels == column)
+def recall(named: Labels, labels: Labels, column: int) -> Metric:
+    """Share of a class's images that it was named for; their mean over the classes is balanced accuracy."""
+    return share(named == labels, labels == column)
 
 
 def sensitivity(scores: Floats, positive: Bools, threshold: float) -> Metric:
@@ -254,16 +256,16 @@ def measure(
     predictions: Predictions, points: Sequence[OperatingPoint], *, draws: int, rng: np.random.Generator
 ) -> dict[tuple[str, ...], Sampled]:
     """Every metric, as (name,), (name, class), (name, "macro") or (name, operating point)."""
-    probabilities, labels = predictions.probabilities, predictions.labels
+    probabilities, labels, named = predictions.probabilities, predictions.labels, predictions.named
     metrics: dict[tuple[str, ...], Metric] = {
-        ("accuracy",): accuracy(probabilities, labels),
+        ("accuracy",): accuracy(named, labels),
         ("brier",): brier(probabilities, labels),
         ("ece",): expected_calibration_error(probabilities, labels),
     }
     for column, name in enumerate(predictions.classes):
         metrics["auroc", name] = auroc(*predictions.of(name))
         metrics["average_precision", name] = average_precision(*predictions.of(name))
-        metrics["recall", name] = recall(probabilities, labels, column)
+        metrics["recall", name] = recall(named, labels, column)
     for point in points:
         metrics["sensitivity", point.name] = sensitivity(*predictions.of(point.target), point.threshold)
         metrics["specificity", point.name] = specificity(*predictions.of(point.target), point.threshold)

@@ -24,9 +24,14 @@ def model_card(manifest: Manifest) -> str:
         name=manifest.name,
         notice=manifest.notice,
         classes=_table(
-            ["class", "name", "counted as malignant"],
+            ["class", "name", "counted as malignant", "decision weight"],
             [
-                [known.title, f"`{known.name}`", "yes" if known.malignant else "no"]
+                [
+                    known.title,
+                    f"`{known.name}`",
+                    "yes" if known.malignant else "no",
+                    f"{known.decision_weight:.3g}",
+                ]
                 for known in manifest.classes
             ],
         ),
@@ -183,10 +188,11 @@ people with dark skin: expect less there, and measure it before any study.
 
 ## Caveats and recommendations
 
-Measure it on your own images before you rely on any number above. Training gives rare classes more weight,
-so their probabilities lie above how often they occur in the source, and further above where they are rarer
-still. An activation map shows what moved the model, not why a lesion is malignant. If the images or the
-dermatoscope change, measure again.
+Measure it on your own images before you rely on any number above. Probabilities are those of the source, in
+which classes may be far more frequent than where you work, or far rarer. The one class that is named is not
+always the most probable one: it is that with the largest probability times decision weight, so that rare
+classes are named at all. An activation map shows what moved the model, not why a lesion is malignant. If the
+images or the dermatoscope change, measure again.
 
 ## How to use
 

@@ -1,9 +1,11 @@
 """All of params.yaml: the section of each stage, and those that stages share."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
+from ruamel.yaml import YAML
 
 from dermtune.config import BackboneConfig, Sections
 from dermtune.stages.augment import AugmentConfig
@@ -12,6 +14,8 @@ from dermtune.stages.evaluate import EvaluateConfig
 from dermtune.stages.export import ExportConfig
 from dermtune.stages.finetune import FinetuneConfig
 from dermtune.stages.ingest import IngestConfig
+from dermtune.stages.search import SearchConfig
+from dermtune_bundle.files import atomic_path
 
 
 class Params(Sections):
@@ -24,8 +28,38 @@ class Params(Sections):
     backbone: BackboneConfig
     embed: EmbedConfig
     finetune: FinetuneConfig
+    search: SearchConfig
     evaluate: EvaluateConfig
     export: ExportConfig
+
+    @model_validator(mode="after")
+    def _folds_need_plain_images(self) -> Self:
+        if self.finetune.folds and not self.augment.plain:
+            raise ValueError("finetune.folds: needs augment.plain: true")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_searched_must_be_possible(self) -> Self:
+        recipe = self.finetune.model_dump()
+        for key, values in self.search.space.items():
+            for value in values.ends():
+                try:
+                    FinetuneConfig.model_validate(recipe | {key: value})
+                except ValidationError as error:
+                    reason = error.errors()[0]["msg"]
+                    raise ValueError(f"search.space.{key}: {reason}, got {value}") from error
+        return self
+
+
+def write_params(path: Path, section: str, values: Mapping[str, int | float]) -> None:
+    """Change values of one section in params.yaml; all else in the file, comments too, stays as it is."""
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096  # break no line
+    content = yaml.load(path.read_text(encoding="utf-8"))
+    content[section].update(values)
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
 
 
 def read_params(path: Path) -> Params:

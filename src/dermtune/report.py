@@ -40,7 +40,7 @@ class Miss:
     score: float
     """The target's probability, below the threshold."""
     predicted: str
-    """Title of the most probable class."""
+    """Title of the class that the model names."""
     jpeg: bytes
 
 
@@ -60,11 +60,10 @@ class Evaluation:
     def tables(self) -> dict[str, pd.DataFrame]:
         """What the figures show, as tables by name: `confusion, roc, pr, reliability`."""
         names = np.array(self.predictions.classes)
-        predicted = self.predictions.probabilities.argmax(axis=1)
         reliability = [table.assign(**{"class": name}) for name, table in self.reliability.items()]
         return {
             "confusion": pd.DataFrame(
-                {"actual": names[self.predictions.labels], "predicted": names[predicted]}
+                {"actual": names[self.predictions.labels], "predicted": names[self.predictions.named]}
             ),
             "roc": self.roc,
             "pr": self.pr,
@@ -99,7 +98,8 @@ def evaluation_of(
     """
     names = tuple(known.name for known in contract.classes)
     labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
-    predictions = Predictions(names, probabilities, labels, test["lesion_id"].to_numpy(dtype=object))
+    lesions = test["lesion_id"].to_numpy(dtype=object)
+    predictions = Predictions(names, probabilities, labels, contract.named(probabilities), lesions)
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
     return Evaluation(
@@ -149,7 +149,7 @@ def draw_figures(evaluation: Evaluation) -> dict[str, Figure]:
     classes = evaluation.contract.classes
     size = len(classes)
     counts = np.zeros((size, size), np.int64)
-    np.add.at(counts, (predictions.labels, predictions.probabilities.argmax(axis=1)), 1)
+    np.add.at(counts, (predictions.labels, predictions.named), 1)
     recalls = [_text(evaluation.measured["recall", known.name]) for known in classes]
     titles = {"top label": "Most probable class"} | {known.name: known.title for known in classes}
     panels = [(titles[name], "probability given", table) for name, table in evaluation.reliability.items()]
@@ -178,12 +178,12 @@ def most_confident_misses(
     scores, positive = evaluation.predictions.of(point.target)
     missed = np.flatnonzero(positive & (scores < point.threshold))
     lowest_first = missed[np.argsort(scores[missed], kind="stable")][:_MISSES]
-    best = evaluation.predictions.probabilities.argmax(axis=1)
+    named = evaluation.predictions.named
     return [
         Miss(
             image_id=image_ids[row],
             score=float(scores[row]),
-            predicted=evaluation.contract.classes[best[row]].title,
+            predicted=evaluation.contract.classes[named[row]].title,
             jpeg=_jpeg(resize(read(int(row)), _THUMBNAIL)),
         )
         for row in lowest_first

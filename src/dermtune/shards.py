@@ -8,7 +8,7 @@ import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -109,13 +109,62 @@ class PackedImages:
         return decode(self.read(place.shard, place.offset, place.size), name=place.image_id)
 
 
+class ArrayWriter:
+    """Writes a .npy file row by row, from first to last.
+
+    Plain writes, no memory map: the pages of a map that was written count as this process's memory.
+    """
+
+    def __init__(self, path: Path, file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+        self._path, self._file = path, file
+        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._rows = 0
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Write the next rows, (n, …) of the array's own type."""
+        if rows.dtype != self._dtype or rows.shape[1:] != self._shape[1:]:
+            raise ValueError(
+                f"{self._path}: expected {self._dtype} {self._shape[1:]}, got {rows.dtype} {rows.shape[1:]}"
+            )
+        self._file.write(np.ascontiguousarray(rows).data)
+        self._rows += len(rows)
+
+    def finish(self) -> None:
+        """Make sure that every row was written."""
+        if self._rows != self._shape[0]:
+            raise ValueError(f"{self._path}: {self._rows} rows written of {self._shape[0]}")
+
+
 @contextmanager
-def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[NDArray[Any]]:
-    """A writable, memory-mapped .npy file that takes its name only when the block ends well."""
+def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[ArrayWriter]:
+    """A .npy file to be written row by row, which takes its name only when the block ends well."""
     with atomic_path(path) as temporary:
-        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.dtype(dtype), shape=shape)
-        yield array
-        array.flush()
+        with temporary.open("wb") as file:
+            writer = ArrayWriter(path, file, shape, dtype)
+            yield writer
+        writer.finish()
+
+
+def read_batches(array: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+    """The rows of an array that `open_array` gave, in order, at most `size` at a time, each in memory.
+
+    Read from the file, not through the map: memory does not grow with the number of rows.
+    """
+    if not isinstance(array, np.memmap):
+        raise TypeError("expected an array that open_array gave")
+    with Path(str(array.filename)).open("rb", buffering=0) as file:
+        file.seek(array.offset)
+        for start in range(0, len(array), size):
+            batch = np.empty((min(size, len(array) - start), *array.shape[1:]), array.dtype)
+            view = batch.data.cast("B")
+            while view:  # one read may give less than was asked for
+                read = file.readinto(view)
+                if not read:
+                    raise DataError(f"{array.filename}: ends early; re-run the stage that writes it")
+                view = view[read:]
+            yield batch
 
 
 def open_array(path: Path, *, rows: int | None = None) -> NDArray[Any]:
@@ -135,7 +184,7 @@ def open_array(path: Path, *, rows: int | None = None) -> NDArray[Any]:
 
 def remove_views(folder: Path) -> None:
     """Remove the views of an earlier run, of which there may have been more."""
-    for path in folder.glob("train-*.npy"):
+    for path in (*folder.glob("train-*.npy"), *folder.glob("plain.npy")):
         path.unlink()
 
 

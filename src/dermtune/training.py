@@ -4,8 +4,8 @@ import copy
 import json
 import logging
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,33 +18,80 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dermtune.backbone import Tail
+from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.errors import DataError
 from dermtune.metrics import auroc, recall
+from dermtune.prefetch import prefetch
 from dermtune.progress import progress
+from dermtune.trunk import resolve_device
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.stages.finetune import FinetuneConfig
+    from dermtune.task import Task
 
 log = logging.getLogger(__name__)
 
 Activations = NDArray[np.floating]
+SEEDS_APART = 1000
+"""Between the seeds of trainings that must differ; one training uses a seed an epoch."""
 _EVAL_BATCH = 64
+_RESIDENT_SHARE = 0.5  # of a GPU's free memory that activations may take
 
 
 @dataclass(frozen=True)
 class Examples:
     """Labelled activations, memory-mapped: one or more views of the same images."""
 
-    views: Sequence[Activations]
-    """Each (N, C, h, w)."""
+    views: Sequence[Activations | Tensor]
+    """Each (M, C, h, w)."""
     labels: Tensor
     """(N,) int64 class indices."""
+    rows: Tensor | None = None
+    """(N,) which rows of the views the images are; None: all, in order."""
 
-    def batch(self, epoch: int, rows: Tensor, device: str) -> tuple[Tensor, Tensor]:
+    def batch(self, epoch: int, images: Tensor, device: str) -> tuple[Tensor, Tensor]:
         """Float activations and labels of some images; epoch e reads view e mod the number of views."""
         view = self.views[epoch % len(self.views)]
-        return _on(device, view[rows.numpy()]), self.labels[rows].to(device)
+        rows = images if self.rows is None else self.rows[images]
+        activations = view[rows.to(view.device) if isinstance(view, Tensor) else rows.numpy()]
+        return _on(device, activations), self.labels[images].to(device)
+
+    def batches(self, epoch: int, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
+        """A batch for each part of the images, the next one made while the current one is in use."""
+        return prefetch(self.batch(epoch, images, device) for images in parts)
+
+    def only(self, images: Tensor) -> "Examples":
+        """Some of the images; nothing is read or copied."""
+        return Examples(self.views, self.labels[images], images if self.rows is None else self.rows[images])
+
+    def resident(self, device: str) -> "Examples":
+        """The same on a GPU that has room for all views, so that no batch is copied there; else unchanged."""
+        if torch.device(device).type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        if sum(view.nbytes for view in self.views) > _RESIDENT_SHARE * free:
+            return self
+        views = [torch.as_tensor(np.array(view), device=device) for view in self.views]
+        return Examples(views, self.labels, self.rows)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a training keeps its state, so that an interrupted one goes on."""
+
+    checkpoint: Path
+    fingerprint: str
+    """Of everything that decides the result; a checkpoint of another one is not resumed."""
+
+    def of(self, part: str) -> "Resume":
+        """That of one of several trainings, in a file of its own."""
+        return replace(self, checkpoint=self.checkpoint.with_stem(f"{self.checkpoint.stem}-{part}"))
+
+    def forget(self) -> None:
+        """Remove the checkpoints of all the trainings: they are done."""
+        for path in self.checkpoint.parent.glob(f"{self.checkpoint.stem}-*{self.checkpoint.suffix}"):
+            path.unlink()
 
 
 @dataclass(frozen=True)
@@ -67,8 +114,9 @@ def train_tail(
     *,
     seed: int,
     device: str,
-    checkpoint: Path,
-    fingerprint: str,
+    resume: "Resume | None" = None,
+    on_epoch: Callable[[EpochRecord], None] | None = None,
+    description: str = "",
 ) -> tuple[Tail, list[EpochRecord]]:
     """Train the tail and give back its averaged weights of the epoch with the best validation AUROC.
 
@@ -84,32 +132,39 @@ def train_tail(
         config: the recipe, section `finetune` of params.yaml.
         seed: draws the order of the images and the dropout of each epoch.
         device: a torch device.
-        checkpoint: file that keeps the state after each epoch; removed at the end.
-        fingerprint: of everything that decides the result; a checkpoint of another one is not resumed.
+        resume: where the state is kept after each epoch, and stays at the end; None: nowhere.
+        on_epoch: is told of each epoch; what it raises ends the training.
+        description: what the progress bar and the log say before the epoch.
 
     Returns:
         The averaged tail, in eval mode, and the learning curves.
     """
     tail = tail.to(device).to(memory_format=torch.channels_last)
+    train = train.resident(device)
     averaged = copy.deepcopy(tail)
     groups = _parameter_groups(tail, config)
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-    loss_weights = class_weights(train.labels, tail.classifier.out_features, config.class_balance).to(device)
+    priors = class_frequencies(train.labels, tail.classifier.out_features)
+    loss_weights = class_weights(train.labels, priors, config.class_balance).to(device)
     state = _State(tail, averaged, copy.deepcopy(averaged), optimizer)
-    history = state.resume(checkpoint, fingerprint)
+    history = state.load(resume) if resume else []
     steps = math.ceil(len(train.labels) / config.batch_size)
 
-    for epoch in range(len(history), config.epochs):
+    while not _is_over(history, config):
+        epoch = len(history)
         torch.manual_seed(seed + epoch)  # dropout has no generator of its own
         order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed + epoch))
         head_only = epoch < config.head_epochs
         tail.train()
         tail.units.train(not head_only)
         tail.units.requires_grad_(not head_only)
-        total = 0.0
-        batches = progress(order.tensor_split(steps), f"epoch {epoch + 1}/{config.epochs}", steps)
-        for step, rows in enumerate(batches):
-            activations, labels = train.batch(epoch, rows, device)
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        batches = train.batches(epoch, order.tensor_split(steps), device)
+        name = f"{description}epoch {epoch + 1}/{config.epochs}"
+        bar = progress(
+            batches, name, config.epochs * len(order), step=config.batch_size, done=epoch * len(order)
+        )
+        for step, (activations, labels) in enumerate(bar):
             done = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(done, config.warmup)
@@ -122,42 +177,78 @@ def train_tail(
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
             optimizer.step()
             _average(averaged, tail, decay=config.ema, updates=epoch * steps + step)
-            total += loss.item() * len(rows)
-        measured = _validate(averaged, val, device)
-        record = EpochRecord(epoch, optimizer.param_groups[0]["lr"], total / len(order), **measured)
+            total += loss.detach() * len(labels)
+        measured = validate(averaged, val, priors, config, device)
+        lr = optimizer.param_groups[0]["lr"]
+        record = EpochRecord(epoch, lr, float(total) / len(order), **measured)
         history.append(record)
         log.info(
-            "epoch %d/%d: training loss %.3f; validation loss %.3f, AUROC %.4f, balanced accuracy %.3f",
-            epoch + 1,
-            config.epochs,
+            "%s: training loss %.3f; validation loss %.3f, AUROC %.4f, balanced accuracy %.3f",
+            name,
             record.train_loss,
             record.val_loss,
             record.val_auroc,
             record.val_balanced_accuracy,
         )
-        best = max(history, key=lambda past: past.val_auroc)
-        if best is record:
+        if _best(history) is record:
             state.best.load_state_dict(averaged.state_dict())
-        elif epoch - best.epoch >= config.patience:
-            log.info("stopped early: no better validation AUROC since epoch %d", best.epoch + 1)
-            break
-        state.save(checkpoint, fingerprint, history)
+        if resume:
+            state.save(resume, history)
+        if on_epoch:
+            on_epoch(record)
 
-    checkpoint.unlink(missing_ok=True)
+    if len(history) < config.epochs:
+        log.info("%sstopped early: no better AUROC since epoch %d", description, _best(history).epoch + 1)
     return state.best.to(memory_format=torch.contiguous_format).eval(), history
 
 
-def predict_logits(tail: Tail, activations: Activations, device: str) -> Tensor:
-    """Logits (N, K) float32, on the CPU, of a tail in eval mode."""
+def train_ensemble(
+    task: "Task", config: "FinetuneConfig", *, seed: int, resume: "Resume"
+) -> tuple[list[Tail], list[list[EpochRecord]]]:
+    """Train `config.ensemble` tails, each from a seed of its own; gives their learning curves as well.
+
+    Each has a checkpoint of its own, so that an interrupted run resumes in the midst of the ensemble.
+    """
+    tails, histories = [], []
+    for member in range(config.ensemble):
+        own_seed = seed + member * SEEDS_APART
+        tail, history = train_tail(
+            task.network.tail(len(task.classes), dropout=config.dropout, seed=own_seed),
+            task.train,
+            task.val,
+            config,
+            seed=own_seed,
+            device=resolve_device(config.device, key="finetune.device"),
+            resume=resume.of(f"tail-{member}"),
+            description=f"tail {member + 1}/{config.ensemble}, " if config.ensemble > 1 else "",
+        )
+        tails.append(tail.to("cpu"))
+        histories.append(history)
+    return tails, histories
+
+
+def _best(history: list[EpochRecord]) -> EpochRecord:
+    return max(history, key=lambda record: record.val_auroc)
+
+
+def _is_over(history: list[EpochRecord], config: "FinetuneConfig") -> bool:
+    """All epochs are done, or the last `patience` ones brought nothing better."""
+    epochs = len(history)
+    return epochs == config.epochs or (epochs > 0 and epochs - 1 - _best(history).epoch >= config.patience)
+
+
+def predict_logits(tail: Tail, examples: Examples, device: str) -> Tensor:
+    """Logits (N, K) float32, on the CPU, of a tail in eval mode, on the first view of some images."""
     tail.eval()
-    starts = range(0, len(activations), _EVAL_BATCH)
+    parts = torch.split(torch.arange(len(examples.labels)), _EVAL_BATCH)
     with torch.inference_mode():
-        return torch.cat([tail(_on(device, activations[i : i + _EVAL_BATCH])).cpu() for i in starts])
+        batches = examples.batches(0, parts, device)
+        return torch.cat([tail(activations).cpu() for activations, _ in batches])
 
 
-def _on(device: str, activations: Activations) -> Tensor:
+def _on(device: str, activations: Activations | Tensor) -> Tensor:
     """A batch in float32 and channels last, in which convolutions on a CPU take two thirds of the time."""
-    copied = torch.from_numpy(np.array(activations)).to(device, torch.float32)
+    copied = torch.as_tensor(activations).to(device).float()
     return copied.contiguous(memory_format=torch.channels_last)
 
 
@@ -175,12 +266,19 @@ def learning_rate_factor(done: float, warmup: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
 
 
-def class_weights(labels: Tensor, classes: int, balance: float) -> Tensor:
-    """Weight of each class in the loss, (K,) float32: n_k ** -balance, scaled to a mean of 1 over the images.
+def class_frequencies(labels: Tensor, classes: int) -> NDArray[np.float64]:
+    """Share of each class among the images, (K,); a class that none has counts as if one had it."""
+    counts = torch.bincount(labels, minlength=classes).clamp(min=1).double()
+    frequencies: NDArray[np.float64] = (counts / counts.sum()).numpy()
+    return frequencies
+
+
+def class_weights(labels: Tensor, frequencies: NDArray[np.float64], balance: float) -> Tensor:
+    """Weight of each class in the loss, (K,) float32: f_k ** -balance, scaled to a mean of 1 over the images.
 
     Source: King and Zeng 2001; `balance` 0 weighs images alike, 1 classes alike.
     """
-    weights = torch.bincount(labels, minlength=classes).clamp(min=1).double() ** -balance
+    weights = torch.from_numpy(frequencies**-balance)
     return (weights / weights[labels].mean()).float()
 
 
@@ -208,21 +306,27 @@ def _average(averaged: nn.Module, current: nn.Module, *, decay: float, updates: 
                 mean.copy_(value)
 
 
-def _validate(tail: Tail, val: Examples, device: str) -> dict[str, float]:
-    """Loss, macro AUROC and balanced accuracy; means are over the classes that validation has.
+def validate(
+    tail: Tail, val: Examples, frequencies: NDArray[np.float64], config: "FinetuneConfig", device: str
+) -> dict[str, float]:
+    """Loss, macro AUROC and balanced accuracy, by the probabilities and decisions that will be shipped.
+
+    Means are over the classes that the images have.
 
     Raises:
         DataError: training diverged.
     """
-    logits = predict_logits(tail, val.views[0], device)
-    if not logits.isfinite().all():
+    logits = predict_logits(tail, val, device).double().numpy()
+    if not np.isfinite(logits).all():
         raise DataError("training diverged: a logit is not finite; lower finetune.lr and re-run finetune")
-    probabilities, labels = logits.double().softmax(1).numpy(), val.labels.numpy()
+    labels = val.labels.numpy()
+    probabilities = softmax(logits + prior_shift(frequencies, config.class_balance))
+    named = (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1)
     present = [index for index in range(logits.shape[1]) if 0 < (labels == index).sum() < len(labels)]
     areas = [auroc(probabilities[:, index], labels == index).value for index in present]
-    recalls = [recall(probabilities, labels, index).value for index in present]
+    recalls = [recall(named, labels, index).value for index in present]
     return {
-        "val_loss": float(functional.cross_entropy(logits, val.labels)),
+        "val_loss": float(-np.log(probabilities[np.arange(len(labels)), labels]).mean()),
         "val_auroc": float(np.mean(np.array(areas, dtype=float))),
         "val_balanced_accuracy": float(np.mean(np.array(recalls, dtype=float))),
     }
@@ -237,7 +341,7 @@ class _State:
     best: Tail
     optimizer: torch.optim.Optimizer
 
-    def save(self, path: Path, fingerprint: str, history: list[EpochRecord]) -> None:
+    def save(self, resume: Resume, history: list[EpochRecord]) -> None:
         tensors = {  # safetensors keeps no memory format
             f"{part}.{name}": value.contiguous().clone()
             for part, module in self._modules().items()
@@ -245,12 +349,16 @@ class _State:
         }
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in values.items()}
-        facts = {"fingerprint": fingerprint, "history": json.dumps([asdict(record) for record in history])}
-        with atomic_path(path) as temporary:
+        facts = {
+            "fingerprint": resume.fingerprint,
+            "history": json.dumps([asdict(record) for record in history]),
+        }
+        with atomic_path(resume.checkpoint) as temporary:
             save_file(tensors, temporary, metadata=facts)
 
-    def resume(self, path: Path, fingerprint: str) -> list[EpochRecord]:
+    def load(self, resume: Resume) -> list[EpochRecord]:
         """Load a checkpoint of the same run where there is one; gives its learning curves so far."""
+        path = resume.checkpoint
         if not path.is_file():
             return []
         try:
@@ -260,7 +368,7 @@ class _State:
         except (OSError, SafetensorError) as error:
             log.warning("warning: %s cannot be read and is not resumed: %s", path, error)
             return []
-        if facts.get("fingerprint") != fingerprint:
+        if facts.get("fingerprint") != resume.fingerprint:
             log.info("%s is of another run and is not resumed", path)
             return []
         for part, module in self._modules().items():

@@ -1,9 +1,13 @@
 """Run the frozen trunk: by ONNX Runtime on a CPU, where it is several times faster, by torch on a GPU."""
 
+import hashlib
+import inspect
 import json
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,12 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+import dermtune.backbone
+import dermtune.onnx_export
 from dermtune.backbone import Trunk, weights_fingerprint
 from dermtune.config import BackboneConfig, Device
 from dermtune.errors import ConfigError, DataError
 from dermtune.onnx_export import export_onnx
+from dermtune.prefetch import prefetch
 
-Runner = Callable[[NDArray[np.uint8]], NDArray[np.floating]]
+Runner = Callable[[Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.floating]]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,8 @@ class Fingerprint:
     input_size: int
     weights_sha256: str
     """Of the trunk's structure and numbers."""
+    code_sha256: str
+    """Of the modules that cut the backbone and run the trunk, and the versions of what they call."""
     dtype: str
     shape: tuple[int, ...]
     """(C, h, w) of one image's activations."""
@@ -42,7 +51,8 @@ class Fingerprint:
         size = backbone.input_size
         with torch.inference_mode():
             shape = tuple(trunk(torch.zeros(1, 3, size, size)).shape[1:])
-        return cls(backbone.name, backbone.cut, size, weights_fingerprint(trunk), dtype, shape, views)
+        weights, code = weights_fingerprint(trunk), _code_fingerprint()
+        return cls(backbone.name, backbone.cut, size, weights, code, dtype, shape, views)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -74,6 +84,15 @@ class Fingerprint:
         shown = "; ".join(f"{key}: stored {was}, now {is_}" for key, was, is_ in pairs if was != is_)
         if shown:
             raise DataError(f"the activations were made from something else ({shown}); re-run embed")
+
+
+def _code_fingerprint() -> str:
+    digest = hashlib.sha256()
+    for module in (dermtune.backbone, dermtune.onnx_export, sys.modules[__name__]):
+        digest.update(inspect.getsource(module).encode())
+    for package in ("onnxruntime", "timm", "torch"):
+        digest.update(f"{package} {version(package)}".encode())
+    return digest.hexdigest()
 
 
 def read_views_json(folder: Path) -> dict[str, Any]:
@@ -119,7 +138,9 @@ def resolve_device(device: Device, *, key: str) -> str:
 
 
 def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Runner:
-    """A function from views, uint8 (N, S, S, 3), to activations, `dtype` (N, C, h, w).
+    """A function from batches of views, uint8 (N, S, S, 3), to their activations, `dtype` (N, C, h, w).
+
+    Making a batch, running the trunk on the one before and using the one before that overlap.
 
     Args:
         trunk: the frozen part of the network.
@@ -138,16 +159,48 @@ def _onnx_runner(module: nn.Module, input_size: int) -> Runner:
         batch = torch.export.Dim.DYNAMIC
         export_onnx(module, example, path, dynamic={0: batch}, inputs=["views"], outputs=["activations"])
         session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return lambda views: session.run(["activations"], {"views": views})[0]
+
+    def run(views: NDArray[np.uint8]) -> NDArray[np.floating]:
+        activations: NDArray[np.floating] = session.run(["activations"], {"views": views})[0]
+        return activations
+
+    return lambda batches: prefetch(map(run, prefetch(batches)))
 
 
 def _torch_runner(module: nn.Module, device: str) -> Runner:
     module = module.to(device).to(memory_format=torch.channels_last)
+    on_gpu = torch.device(device).type == "cuda"
 
-    def run(views: NDArray[np.uint8]) -> NDArray[np.floating]:
-        with torch.inference_mode():
-            copied = torch.from_numpy(np.array(views))  # views lie in a read-only file
-            activations: NDArray[np.floating] = module(copied.to(device)).cpu().numpy()
-        return activations
+    def load(views: NDArray[np.uint8]) -> Tensor:
+        pixels = torch.from_numpy(views)
+        # from pinned memory, the copy to a GPU goes on while the GPU works on the batch before
+        return (pixels.pin_memory() if on_gpu else pixels).to(device, non_blocking=True)
 
-    return run
+    def run(batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.floating]]:
+        before = None
+        for pixels in prefetch(map(load, batches)):
+            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
+                coming = _to_host(module(pixels))
+            if before:
+                yield before()  # only now, when the GPU has its next batch to work on
+            before = coming
+        if before:
+            yield before()
+
+    return lambda batches: prefetch(run(batches))
+
+
+def _to_host(activations: Tensor) -> Callable[[], NDArray[np.floating]]:
+    """Start the copy to the CPU; what is returned waits for it."""
+    if not activations.is_cuda:
+        return activations.numpy
+    copied = torch.empty(activations.shape, dtype=activations.dtype, pin_memory=True)
+    copied.copy_(activations, non_blocking=True)
+    done = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch ships no type for it
+    done.record()
+
+    def wait() -> NDArray[np.floating]:
+        done.synchronize()
+        return copied.numpy()
+
+    return wait

@@ -36,7 +36,7 @@ class Prediction:
     malignant_probability: float
     """Sum over the malignant classes."""
     predicted: str
-    """Name of the most probable class."""
+    """Name of the class with the largest decision weight times probability (see `Diagnosis`)."""
     decisions: dict[str, bool]
     """By operating point: does the probability of its target reach its threshold?"""
 
@@ -80,15 +80,15 @@ class Bundle:
         Args:
             image: uint8 (H, W, 3), RGB, any H and W, as `read_image` gives it.
         """
-        values = self.graph.run(image).probabilities.tolist()
+        values = self.graph.run(image).probabilities
         classes = self.manifest.classes
-        probabilities = {known.name: value for known, value in zip(classes, values, strict=True)}
+        probabilities = {known.name: value for known, value in zip(classes, values.tolist(), strict=True)}
         return Prediction(
             probabilities=probabilities,
             malignant_probability=min(
                 1.0, sum(probabilities[known.name] for known in classes if known.malignant)
             ),
-            predicted=max(probabilities, key=probabilities.__getitem__),
+            predicted=classes[int(self.manifest.named(values[np.newaxis])[0])].name,
             decisions={
                 point.name: probabilities[point.target] >= point.threshold
                 for point in self.manifest.operating_points

@@ -8,6 +8,9 @@ from sys import float_info
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args, get_origin
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dermtune_bundle.errors import BundleError
 
 if TYPE_CHECKING:
@@ -37,6 +40,8 @@ class Diagnosis:
     name: str
     title: str
     malignant: bool
+    decision_weight: float = 1.0
+    """The class named is that with the largest weight times probability; 1 for all: the most probable."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Calibration:
     temperature: float
     nll_before: float | None
     nll_after: float | None
+    logit_shift: tuple[float, ...]
+    """(K,) added to the logits before they are divided: undoes the class weights of training."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,12 @@ class Contract:
             raise BundleError(f"{source}: {problem}") from None
         return parsed
 
+    def named(self, probabilities: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The class to name, (N,) indices, for probabilities (N, K), by the decision weights."""
+        weights = np.array([known.decision_weight for known in self.classes])
+        indices: NDArray[np.int64] = (probabilities * weights).argmax(axis=1)
+        return indices
+
     def to_json(self) -> str:
         """The file's content, for people to read as well."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -117,6 +130,13 @@ class Contract:
         names = [known.name for known in self.classes]
         if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 (one class is no choice)
             raise _KeyProblem("classes", f"expected two or more different names, got {names}")
+        if len(self.calibration.logit_shift) != len(names):
+            raise _KeyProblem("calibration.logit_shift", f"expected {len(names)} numbers, one a class")
+        for index, known in enumerate(self.classes):
+            if known.decision_weight <= 0:
+                raise _KeyProblem(
+                    f"classes[{index}].decision_weight", f"expected above 0, got {known.decision_weight}"
+                )
         for index, point in enumerate(self.operating_points):
             key = f"operating_points[{index}]"
             if point.target not in names:

@@ -18,18 +18,27 @@ REAL = Path(__file__).parents[3] / "shared/data"
 SIZES = [(30, 40), (64, 64), (150, 200), (427, 640), (900, 17)]
 
 
-def make(*, size: int = 64, temperature: float = 1.5) -> Deployable:
+def make(*, size: int = 64, temperature: float = 1.5, tails: int = 2, test_views: int = 8) -> Deployable:
     config = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=5, input_size=size)
     network = load_backbone(config)
-    tail = network.tail(4, dropout=0.2, seed=1)
+    members = [network.tail(4, dropout=0.2, seed=1 + member) for member in range(tails)]
     with torch.no_grad():
-        tail.classifier.weight.mul_(50)  # so that probabilities are not all a quarter
-    return Deployable(network.trunk, tail, input_size=size, temperature=temperature).eval()
+        for member in members:
+            member.classifier.weight.mul_(50)  # so that probabilities are not all a quarter
+    return Deployable(
+        network.trunk,
+        members,
+        input_size=size,
+        logit_shift=(0.1, -0.2, 0.3, 0.0),
+        temperature=temperature,
+        test_views=test_views,
+    ).eval()
 
 
-@pytest.fixture(scope="module")
-def module() -> Deployable:
-    return make()
+@pytest.fixture(scope="module", params=[(1, 1), (2, 8)], ids=["single", "ensemble and test views"])
+def module(request: pytest.FixtureRequest) -> Deployable:
+    tails, test_views = request.param
+    return make(tails=tails, test_views=test_views)
 
 
 @pytest.fixture(scope="module")
@@ -68,17 +77,51 @@ def test_the_graph_gives_torchs_outputs_for_images_of_any_size(
 def test_the_activation_map_adds_up_to_the_logits(module: Deployable) -> None:
     with torch.inference_mode():
         probabilities, _, activation_map = module(torch.from_numpy(image(150, 200))[None])
-    logits = activation_map.sum((2, 3)) + module.tail.classifier.bias
+    bias = torch.stack([tail.classifier.bias for tail in module.tails]).mean(0)
+    logits = activation_map.sum((2, 3)) + bias + module.logit_shift
     assert torch.allclose((logits / module.temperature).softmax(1), probabilities, atol=1e-5)
 
 
-def test_training_and_shipping_see_the_same_pixels(module: Deployable) -> None:
+def test_test_views_are_the_means_of_the_turned_image() -> None:
+    """Of the eight symmetries: the answer is the same for each of them, and maps turn with the image."""
+    module, single = make(test_views=8), make(test_views=1)
+    pixels = torch.from_numpy(image(64, 64))[None]  # square, and of the network's size: turns are exact
+    turned = [
+        torch.rot90(flipped, turns, (1, 2)) for flipped in (pixels, pixels.flip(2)) for turns in range(4)
+    ]
+    with torch.inference_mode():
+        probabilities, embedding, activation_map = module(pixels)
+        logits = torch.stack([single(other)[0].log() * single.temperature for other in turned])
+        expected = (logits.mean(0) / module.temperature).softmax(1)
+        assert torch.allclose(probabilities, expected, atol=1e-5)
+        assert not torch.allclose(probabilities, single(pixels)[0], atol=1e-3)
+        assert torch.allclose(
+            embedding, torch.stack([single(other)[1] for other in turned]).mean(0), atol=1e-4
+        )
+        again, _, turned_map = module(torch.rot90(pixels, 1, (1, 2)))
+    assert torch.allclose(again, probabilities, atol=1e-5)
+    assert torch.allclose(turned_map, torch.rot90(activation_map, 1, (2, 3)), atol=1e-4)
+
+
+def test_an_ensemble_averages_its_tails_logits() -> None:
+    both = make(tails=2, test_views=1, temperature=1.0)
+    pixels = torch.from_numpy(image(64, 64))[None]
+    with torch.inference_mode():
+        activations = both.trunk(pixels.permute(0, 3, 1, 2).float())
+        one, other = (tail(activations) for tail in both.tails)
+        expected = ((one + other) / 2 + both.logit_shift).softmax(1)
+        assert not torch.allclose(one, other, atol=1e-2)
+        assert torch.allclose(both(pixels)[0], expected, atol=1e-5)
+
+
+def test_training_and_shipping_see_the_same_pixels() -> None:
     """Views are resized with Pillow, the graph resizes by itself: they may differ by rounding alone."""
-    pixels = image(427, 640)
+    module, pixels = make(tails=1, test_views=1), image(427, 640)
     with torch.inference_mode():
         shipped = module(torch.from_numpy(pixels)[None])[0]
         view = torch.from_numpy(resize(pixels, 64)).permute(2, 0, 1)[None].float()
-        trained = (module.tail(module.trunk(view)) / module.temperature).softmax(1)
+        (tail,) = module.tails
+        trained = ((tail(module.trunk(view)) + module.logit_shift) / module.temperature).softmax(1)
     assert torch.allclose(shipped, trained, atol=0.02)
 
 
@@ -104,7 +147,7 @@ def test_the_graph_gives_torchs_probabilities_on_real_images_of_many_sizes(
 
 def test_a_graph_of_other_weights_is_refused(graph: Graph) -> None:
     with pytest.raises(DataError, match="gives other probabilities than torch"):
-        check_parity(make(temperature=3.0), graph, [image(64, 64)])
+        check_parity(make(temperature=9.0), graph, [image(64, 64)])
 
 
 def test_the_file_is_the_same_each_time(module: Deployable, tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ def predictions(*, images: int = 240, lesions: int = 150, seed: int = 0) -> Pred
     raw = rng.integers(1, 6, size=(images, 3)) + 3 * np.eye(3)[labels]
     probabilities = raw / raw.sum(axis=1, keepdims=True)
     ids = np.array([f"L{number}" for number in lesion], dtype=object)
-    return Predictions(("mel", "nv", "df"), probabilities, labels.astype(np.int64), ids)
+    return Predictions(
+        ("mel", "nv", "df"), probabilities, labels.astype(np.int64), probabilities.argmax(axis=1), ids
+    )
 
 
 def positives(*values: int) -> np.ndarray:
@@ -54,11 +56,11 @@ def test_areas_are_those_computed_by_hand(
 
 def test_shares_are_those_computed_by_hand() -> None:
     probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
-    labels = np.array([0, 1, 1, 1])
+    labels, named = np.array([0, 1, 1, 1]), np.array([0, 0, 1, 1])
 
-    assert metrics.accuracy(probabilities, labels).value == 0.75
-    assert metrics.recall(probabilities, labels, 0).value == 1
-    assert metrics.recall(probabilities, labels, 1).value == pytest.approx(2 / 3)
+    assert metrics.accuracy(named, labels).value == 0.75
+    assert metrics.recall(named, labels, 0).value == 1
+    assert metrics.recall(named, labels, 1).value == pytest.approx(2 / 3)
     assert metrics.sensitivity(probabilities[:, 1], labels == 1, 0.7).value == pytest.approx(2 / 3)
     assert metrics.specificity(probabilities[:, 1], labels == 1, 0.7).value == 1
     # squared error of each image, over both classes: 0.02, 0.72, 0.18, 0.08
@@ -79,12 +81,11 @@ def test_every_draw_agrees_with_scikit_learn_under_the_same_weights() -> None:
     probabilities, labels = given_.probabilities, given_.labels
     scores, positive = given_.of("mel")
     draws = next(metrics.lesion_weights(given_.lesions, draws=25, rng=np.random.default_rng(3)))
-    predicted = probabilities.argmax(axis=1)
 
     ours = {
         "auroc": metrics.auroc(scores, positive),
         "precision": metrics.average_precision(scores, positive),
-        "accuracy": metrics.accuracy(probabilities, labels),
+        "accuracy": metrics.accuracy(given_.named, labels),
         "brier": metrics.brier(probabilities, labels),
         "sensitivity": metrics.sensitivity(scores, positive, 0.3),
     }
@@ -92,7 +93,7 @@ def test_every_draw_agrees_with_scikit_learn_under_the_same_weights() -> None:
         theirs = {
             "auroc": roc_auc_score(positive, scores, sample_weight=weights),
             "precision": average_precision_score(positive, scores, sample_weight=weights),
-            "accuracy": accuracy_score(labels, predicted, sample_weight=weights),
+            "accuracy": accuracy_score(labels, given_.named, sample_weight=weights),
             "brier": brier_score_loss(labels, probabilities, sample_weight=weights, scale_by_half=False),
             "sensitivity": recall_score(positive, scores >= 0.3, sample_weight=weights),
         }
@@ -108,7 +109,7 @@ def test_the_value_is_that_of_each_image_counted_once() -> None:
         metrics.auroc(*given_.of("df")),
         metrics.average_precision(*given_.of("df")),
         metrics.specificity(*given_.of("df"), 0.3),
-        metrics.recall(given_.probabilities, given_.labels, 2),
+        metrics.recall(given_.named, given_.labels, 2),
         metrics.expected_calibration_error(given_.probabilities, given_.labels),
     ):
         assert metric.weighted(once)[0] == pytest.approx(metric.value, abs=1e-12)
@@ -244,6 +245,7 @@ def test_the_summary_is_rounded_nested_and_counts_what_is_undefined() -> None:
         given_.classes,
         given_.probabilities[without_df],
         given_.labels[without_df],
+        given_.named[without_df],
         given_.lesions[without_df],
     )
 
@@ -286,7 +288,11 @@ def test_the_curves_tables_hold_every_class_that_has_one() -> None:
     assert pr[["recall", "precision", "threshold"]].to_numpy().max() == 1
     assert not roc.isna().any(axis=None)
     one_class = Predictions(
-        given_.classes, given_.probabilities, np.zeros_like(given_.labels), given_.lesions
+        given_.classes,
+        given_.probabilities,
+        np.zeros_like(given_.labels),
+        given_.named,
+        given_.lesions,
     )
     assert list(metrics.roc_table(one_class).columns) == ["class", "fpr", "tpr", "threshold"]
     assert list(metrics.pr_table(one_class)["class"].unique()) == ["mel"]

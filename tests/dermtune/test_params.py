@@ -5,7 +5,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dermtune.errors import ConfigError
-from dermtune.params import read_params
+from dermtune.params import read_params, write_params
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 
@@ -40,6 +40,12 @@ def test_the_projects_own_params_are_valid() -> None:
         ("seed", 2**40, "seed: .*, got 1099511627776"),
         ("finetune.target", "mole", "finetune.target: 'mole' is no class; the classes are akiec, .*"),
         ("ingest.label_map", {"nv": "nevus"}, "ingest.label_map.nv: 'nevus' is no class; "),
+        ("finetune.folds", 1, "finetune.folds: expected 0 for none, or at least 2, got 1"),
+        ("finetune.folds", 5, "finetune.folds: needs augment.plain: true"),
+        ("finetune.test_views", 3, "finetune.test_views: .*1, 2, 4 or 8, got 3"),
+        ("search.space.lr", {"low": 0.1, "high": 3.0}, "search.space.lr: .*less than or equal to 1, got 3.0"),
+        ("search.space.lr", {"low": 2.0, "high": 1.0}, "search.space.lr.*expected low < high"),
+        ("search.space.rate", {"choices": [1]}, "search.*cannot search rate; what can be: batch_size, "),
         ("backbone.cut", -1, "backbone.cut: .*, got -1"),
         ("ingest.source", "isic2031", "ingest.source: .*'synthetic', 'ham10000' or 'ph2', got 'isic2031'"),
         ("ingest.split", {"train": 0.7, "val": 0.2, "test": 0.2}, "ingest.split: .* must sum to 1"),
@@ -59,6 +65,16 @@ def test_a_number_is_read_as_dvc_reads_it(tmp_path: Path) -> None:
     path = changed(tmp_path, "finetune.lr", 0.5)
     path.write_text(path.read_text().replace("lr: 0.5", "lr: 1e-3"))
     assert read_params(path).finetune.lr == 0.001
+
+
+def test_values_are_written_back_and_all_else_stays(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(PARAMS.read_text())
+    write_params(path, "finetune", {"lr": 0.00123, "dropout": 0})
+    assert read_params(path).finetune.lr == 0.00123
+    changed_lines = set(path.read_text().splitlines()) - set(PARAMS.read_text().splitlines())
+    assert {line.split("#")[0].strip() for line in changed_lines} == {"lr: 0.00123", "dropout: 0"}
+    assert any("# of the classifier" in line for line in changed_lines), "comments stay"
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

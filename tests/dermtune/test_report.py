@@ -32,7 +32,7 @@ def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
     return Contract(
         classes=(Diagnosis("mel", "Melanoma", malignant=True), Diagnosis("nv", "Nevus", malignant=False)),
         input=InputSpec(224, "RGB", "bilinear"),
-        calibration=Calibration("temperature", 1.3, 0.6, 0.5),
+        calibration=Calibration("temperature", 1.3, 0.6, 0.5, (0.0, 0.0)),
         operating_points=points,
         lineage={"backbone": {"name": HOSTILE, "cut": 4}},
     )

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dermtune import shards
 from dermtune.errors import DataError
-from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, view_paths
+from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, read_batches, view_paths
 
 
 @given(st.lists(st.binary(max_size=2000), min_size=1, max_size=20))
@@ -72,11 +72,46 @@ def test_a_missing_or_short_shard_is_refused(tmp_path: Path) -> None:
 
 def test_an_array_is_written_whole_and_read_memory_mapped(tmp_path: Path) -> None:
     with create_array(tmp_path / "train-00.npy", (3, 2), "float16") as array:
-        array[:] = [[1, 2], [3, 4], [5, 6]]
+        array.append(np.array([[1, 2]], np.float16))
+        array.append(np.array([[3, 4], [5, 6]], np.float16))
     read = open_array(tmp_path / "train-00.npy", rows=3)
     assert isinstance(read, np.memmap)
     assert read.tolist() == [[1, 2], [3, 4], [5, 6]]
     assert view_paths(tmp_path) == [tmp_path / "train-00.npy"]
+
+
+def test_an_array_that_lacks_rows_or_has_others_is_not_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ValueError, match="1 rows written of 2"),
+        create_array(tmp_path / "a.npy", (2, 2), "u1") as a,
+    ):
+        a.append(np.zeros((1, 2), np.uint8))
+    with (
+        pytest.raises(ValueError, match=r"expected uint8 \(2,\)"),
+        create_array(tmp_path / "a.npy", (1, 2), "u1") as a,
+    ):
+        a.append(np.zeros((1, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_batches_are_the_rows_in_order_and_in_memory(tmp_path: Path, size: int) -> None:
+    rows = np.arange(7 * 6, dtype=np.float16).reshape(7, 2, 3)
+    np.save(tmp_path / "a.npy", rows)
+    batches = list(read_batches(open_array(tmp_path / "a.npy"), size))
+    assert np.array_equal(np.concatenate(batches), rows)
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert not any(isinstance(batch, np.memmap) for batch in batches)
+
+
+def test_an_array_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.zeros((100, 1000)))
+    array = open_array(path)
+    with path.open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(DataError, match=r"a\.npy: ends early"):
+        list(read_batches(array, 10))
 
 
 def test_an_array_of_another_length_than_the_table_is_refused(tmp_path: Path) -> None:

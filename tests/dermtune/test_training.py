@@ -11,7 +11,15 @@ from dermtune.backbone import Tail, load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.errors import DataError
 from dermtune.stages.finetune import FinetuneConfig
-from dermtune.training import Examples, class_weights, learning_rate_factor, predict_logits, train_tail
+from dermtune.training import (
+    Examples,
+    Resume,
+    class_frequencies,
+    class_weights,
+    learning_rate_factor,
+    predict_logits,
+    train_tail,
+)
 
 CLASSES, COUNT = 3, 60
 
@@ -26,10 +34,14 @@ def config(**changes: object) -> FinetuneConfig:
         "weight_decay": 0.02,
         "warmup": 0.1,
         "class_balance": 1.0,
+        "decision_balance": 1.0,
         "label_smoothing": 0.0,
         "dropout": 0.2,
         "ema": 0.9,
         "patience": 4,
+        "ensemble": 1,
+        "test_views": 1,
+        "folds": 0,
         "target": "mel",
         "target_sensitivity": 0.9,
         "device": "cpu",
@@ -60,8 +72,7 @@ def train(folder: Path, recipe: FinetuneConfig | None = None, *, fingerprint: st
         recipe or config(),
         seed=seed,
         device="cpu",
-        checkpoint=folder / "checkpoint.safetensors",
-        fingerprint=fingerprint,
+        resume=Resume(folder / "checkpoint.safetensors", fingerprint),
     )
 
 
@@ -74,15 +85,15 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 def test_it_learns(tmp_path: Path) -> None:
     tail, history = train(tmp_path, config(epochs=15, lr=0.02))
     val = make_examples(2, views=1)
-    predicted = predict_logits(tail, val.views[0], "cpu").argmax(1)
+    predicted = predict_logits(tail, val, "cpu").argmax(1)
     assert (predicted == val.labels).double().mean() > 0.9
     assert history[-1].val_loss < history[0].val_loss
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
-    one, _ = train(tmp_path)
-    again, _ = train(tmp_path)
-    other, _ = train(tmp_path, seed=2)
+    one, _ = train(tmp_path / "one")
+    again, _ = train(tmp_path / "again")
+    other, _ = train(tmp_path / "other", seed=2)
     assert same(one, again)
     assert not same(one, other)
 
@@ -93,7 +104,7 @@ class _CutOffError(Exception):
 
 def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str) -> None:
     """Train until the third epoch is being validated; the checkpoint of the second stays."""
-    validate, calls = training._validate, []
+    validate, calls = training.validate, []
 
     def cut_off(*args: Any) -> dict[str, float]:  # noqa: ANN401
         calls.append(args)
@@ -102,7 +113,7 @@ def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str
         return validate(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_validate", cut_off)
+        patch.setattr(training, "validate", cut_off)
         with pytest.raises(_CutOffError):
             train(folder, fingerprint=fingerprint)
     assert (folder / "checkpoint.safetensors").is_file()
@@ -111,7 +122,7 @@ def interrupt(folder: Path, monkeypatch: pytest.MonkeyPatch, *, fingerprint: str
 def test_a_resumed_training_ends_as_an_uninterrupted_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, whole_history = train(tmp_path)
+    whole, whole_history = train(tmp_path / "whole")
     interrupt(tmp_path, monkeypatch, fingerprint="one")
 
     caplog.set_level("INFO", "dermtune")
@@ -120,13 +131,36 @@ def test_a_resumed_training_ends_as_an_uninterrupted_one(
     assert "resumed after epoch 2" in caplog.text
     assert resumed_history == whole_history
     assert same(whole, resumed)
-    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_a_training_that_is_over_is_not_run_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As when the run was interrupted after it, in the next tail of an ensemble."""
+    whole, whole_history = train(tmp_path)
+    caplog.set_level("INFO", "dermtune")
+    again, history = train(tmp_path)
+    assert [record.message for record in caplog.records] == ["resumed after epoch 4"]
+    assert history == whole_history
+    assert same(whole, again)
+
+
+def test_checkpoints_of_several_trainings_are_forgotten_together(tmp_path: Path) -> None:
+    (tmp_path / "other.safetensors").touch()
+    resume = Resume(tmp_path / "finetune.safetensors", "one")
+    for part in ("tail-0", "fold-1"):
+        resume.of(part).checkpoint.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "finetune-fold-1.safetensors",
+        "finetune-tail-0.safetensors",
+        "other.safetensors",
+    }
+    resume.forget()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
 
 
 def test_a_checkpoint_of_another_run_is_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole, _ = train(tmp_path)
+    whole, _ = train(tmp_path / "whole")
     interrupt(tmp_path, monkeypatch, fingerprint="another")
 
     caplog.set_level("INFO", "dermtune")
@@ -144,7 +178,7 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path, caplog: pytest.LogC
     assert "cannot be read and is not resumed" in caplog.text
 
 
-def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
+def test_a_training_that_diverges_says_what_to_do() -> None:
     broken = make_examples(2, views=1)
     broken.views[0][0] = np.nan
     with pytest.raises(DataError, match=r"lower finetune\.lr"):
@@ -155,8 +189,6 @@ def test_a_training_that_diverges_says_what_to_do(tmp_path: Path) -> None:
             config(),
             seed=1,
             device="cpu",
-            checkpoint=tmp_path / "checkpoint.safetensors",
-            fingerprint="",
         )
 
 
@@ -175,8 +207,8 @@ def test_training_stops_early_and_keeps_the_best_epoch(
     def measured(*_: object) -> dict[str, float]:
         return {"val_loss": 1.0, "val_auroc": next(areas), "val_balanced_accuracy": 0.5}
 
-    two_epochs, _ = train(tmp_path, config(epochs=5))
-    monkeypatch.setattr(training, "_validate", measured)
+    two_epochs, _ = train(tmp_path / "two", config(epochs=5))
+    monkeypatch.setattr(training, "validate", measured)
     tail, history = train(tmp_path, config(epochs=5, patience=2))
     assert [record.val_auroc for record in history] == [0.6, 0.9, 0.8, 0.7]
     assert not same(two_epochs, tail)
@@ -200,13 +232,41 @@ def test_the_rate_rises_linearly_then_falls_as_a_cosine() -> None:
 
 def test_class_weights_make_classes_weigh_the_same() -> None:
     labels = torch.tensor([0] * 6 + [1] * 3 + [2])
-    assert torch.allclose(class_weights(labels, 3, 0.0), torch.ones(3))
-    weights = class_weights(labels, 3, 1.0)
+    frequencies = class_frequencies(labels, 3)
+    assert frequencies.tolist() == [0.6, 0.3, 0.1]
+    assert torch.allclose(class_weights(labels, frequencies, 0.0), torch.ones(3))
+    weights = class_weights(labels, frequencies, 1.0)
     assert torch.allclose(weights * torch.bincount(labels), torch.full((3,), 10 / 3))
-    halfway = class_weights(labels, 3, 0.5)
+    halfway = class_weights(labels, frequencies, 0.5)
     assert float(halfway[labels].mean()) == pytest.approx(1)
     assert float(halfway[2] / halfway[0]) == pytest.approx(6**0.5)
-    assert float(class_weights(torch.tensor([0]), 2, 1.0)[1]) < float("inf")
+    assert class_frequencies(torch.tensor([0]), 2).tolist() == [0.5, 0.5], "a class that is missing"
+
+
+def test_some_of_the_images_are_those_images() -> None:
+    examples = make_examples(1)
+    images = torch.tensor([7, 3, 50])
+    some = examples.only(images)
+    expected, labels = examples.batch(1, images[[2, 0]], "cpu")
+    found, found_labels = some.batch(1, torch.tensor([2, 0]), "cpu")
+    assert torch.equal(found, expected)
+    assert torch.equal(found_labels, labels)
+    assert torch.equal(
+        some.only(torch.tensor([1])).batch(0, torch.tensor([0]), "cpu")[1], examples.labels[[3]]
+    )
+
+
+def test_validation_judges_the_probabilities_and_decisions_that_are_shipped() -> None:
+    """Where it knows nothing, one that learned from weighted classes says `frequency ** (1 - balance)`."""
+    frequencies, val = np.array([0.7, 0.2, 0.1]), make_examples(2, views=1)
+    tail = make_tail()
+    with torch.no_grad():
+        tail.classifier.weight.zero_()
+        tail.classifier.bias.copy_(torch.from_numpy(np.log(frequencies**0.5)))
+    found = training.validate(tail, val, frequencies, config(class_balance=0.5, decision_balance=0.0), "cpu")
+    expected = -np.log(frequencies)[val.labels.numpy()].mean()
+    assert found["val_loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["val_balanced_accuracy"] == pytest.approx(1 / 3)
 
 
 def test_each_block_back_learns_more_slowly() -> None:
@@ -216,7 +276,7 @@ def test_each_block_back_learns_more_slowly() -> None:
     assert {parameter.ndim for group in undecayed for parameter in group["params"]} == {1}
 
 
-def test_frozen_weights_and_statistics_stay_bit_identical(tmp_path: Path) -> None:
+def test_frozen_weights_and_statistics_stay_bit_identical() -> None:
     backbone = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=6, input_size=64)
     network = load_backbone(backbone)
     tail = network.tail(CLASSES, dropout=0.1, seed=1)
@@ -236,8 +296,6 @@ def test_frozen_weights_and_statistics_stay_bit_identical(tmp_path: Path) -> Non
         config(epochs=2, head_epochs=0),
         seed=1,
         device="cpu",
-        checkpoint=tmp_path / "checkpoint.safetensors",
-        fingerprint="",
     )
     after = network.trunk.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from dermtune import trunk as trunk_module
 from dermtune.backbone import Trunk, load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError, DataError
-from dermtune.trunk import Fingerprint, make_runner, resolve_device
+from dermtune.trunk import Fingerprint, _FromViews, make_runner, resolve_device
 
 VIEWS = {"images_sha256": "one table", "views": 2}
 BACKBONE = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=3, input_size=64)
@@ -27,18 +28,38 @@ def views() -> np.ndarray:
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_onnx_runtime_gives_what_torch_gives(trunk: Trunk, views: np.ndarray, dtype: str) -> None:
     run = make_runner(trunk, input_size=64, dtype=dtype, device="cpu")
-    found = run(views)
+    (found,) = run([views])
     with torch.inference_mode():
         expected = trunk(torch.from_numpy(views).permute(0, 3, 1, 2).float()).numpy()
     assert found.dtype == np.dtype(dtype)
     tolerance = 1e-4 if dtype == "float32" else 4e-3
     assert np.abs(found - expected).max() < tolerance * max(1, np.abs(expected).max())
-    assert np.array_equal(run(views[:1]), found[:1]), "any batch size gives the same"
+    batches = list(run([views[:1], views[1:]]))
+    assert [len(batch) for batch in batches] == [1, 4]
+    assert np.array_equal(np.concatenate(batches), found), "any batch size gives the same"
+
+
+def test_torchs_runner_gives_the_same_batches_in_order(trunk: Trunk, views: np.ndarray) -> None:
+    """What runs on a GPU, run on the CPU; torch calls a CPU by this name as well."""
+    run = trunk_module._torch_runner(_FromViews(trunk, torch.float32).eval(), "cpu:0")
+    found = np.concatenate(list(run([views[:2], views[2:4], views[4:]])))
+    (expected,) = make_runner(trunk, input_size=64, dtype="float32", device="cpu")([views])
+    assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
+    assert list(run([])) == []
+
+
+def test_other_code_changes_the_fingerprint(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
+    monkeypatch.setattr(trunk_module, "version", lambda package: f"another {package}")
+    other = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
+    assert mine.code_sha256 != other.code_sha256
+    with pytest.raises(DataError, match=r"code_sha256: stored .* re-run embed"):
+        mine.require(trunk, BACKBONE, images_sha256="one table")
 
 
 def test_a_cut_of_zero_is_normalisation_alone(views: np.ndarray) -> None:
     whole = load_backbone(BACKBONE.model_copy(update={"cut": 0})).trunk
-    found = make_runner(whole, input_size=64, dtype="float32", device="cpu")(views)
+    (found,) = make_runner(whole, input_size=64, dtype="float32", device="cpu")([views])
     assert np.allclose(found, views.transpose(0, 3, 1, 2) / 127.5 - 1, atol=1e-5)
 
 

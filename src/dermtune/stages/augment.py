@@ -32,6 +32,8 @@ class AugmentConfig(Config):
 
     views: Annotated[int, Field(ge=1, le=100)]
     """Views of each training image; with as many as epochs, every epoch sees fresh ones."""
+    plain: bool
+    """Store the training images unvaried as well, as validation images are; `finetune.folds` needs them."""
     min_scale: Annotated[float, Field(gt=0, le=1)]
     """Smallest share of the image's area that a random crop keeps."""
     color: Annotated[float, Field(ge=0, le=1)]
@@ -54,6 +56,8 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
     remove_views(out)
     shape = (input_size, input_size, 3)
     train, val = (places(read_table(images / "images.parquet", split=split)) for split in ("train", "val"))
+    shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
+    thumbnails = []
     # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, ExitStack() as files:
         names = [f"train-{view:02d}.npy" for view in range(config.views)]
@@ -63,15 +67,17 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
         work = partial(_views_of, config=config, images=images, size=input_size, seed=seed)
         for row, views in enumerate(progress(_map(pool, work, train), "augment", len(train))):
             for array, view in zip(arrays, views, strict=True):
-                array[row] = view
-        plain = files.enter_context(create_array(out / "val.npy", (len(val), *shape), "uint8"))
-        for row, views in enumerate(_map(pool, partial(_plain, images=images, size=input_size), val)):
-            plain[row] = views
-        shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
-        rows = [[resize(array[row], _THUMBNAIL) for array in arrays[:8]] for row in shown]
-        sheet = contact_sheet(
-            rows, [train[row].image_id for row in shown], "Augmented views, one image a row"
-        )
+                array.append(view[None])
+            if row in shown:
+                thumbnails.append([resize(view, _THUMBNAIL) for view in views[:8]])
+        unvaried = {"val.npy": val} | ({"plain.npy": train} if config.plain else {})
+        for name, rows in unvaried.items():
+            array = files.enter_context(create_array(out / name, (len(rows), *shape), "uint8"))
+            for image in _map(pool, partial(_plain, images=images, size=input_size), rows):
+                array.append(image[None])
+    sheet = contact_sheet(
+        thumbnails, [train[row].image_id for row in shown], "Augmented views, one image a row"
+    )
     write_figure(sheet, out / "contact_sheet.png")
     made_from = {"images_sha256": table_sha256(images), "seed": seed, **config.model_dump()}
     with atomic_path(out / "views.json") as temporary:

@@ -2,15 +2,20 @@
 
 import logging
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import BackboneConfig, Config, Device
 from dermtune.errors import DataError
 from dermtune.progress import progress
-from dermtune.shards import create_array, open_array, remove_views, view_paths
+from dermtune.shards import create_array, open_array, read_batches, remove_views, view_paths
 from dermtune_bundle.files import atomic_path
+
+if TYPE_CHECKING:
+    from dermtune.trunk import Runner
 
 log = logging.getLogger(__name__)
 
@@ -41,16 +46,30 @@ def embed(config: EmbedConfig, *, backbone: BackboneConfig, views: Path, out: Pa
     size = backbone.input_size
     run = make_runner(trunk, input_size=size, dtype=config.dtype, device=device)
     made_from = Fingerprint.of(trunk, backbone, dtype=config.dtype, views=read_views_json(views))
-    paths = [*view_paths(views), views / "val.npy"]
+    paths = [*view_paths(views), views / "val.npy", *views.glob("plain.npy")]
     for path in paths:
         images = open_array(path)
         if images.shape[1:] != (size, size, 3):
             raise DataError(f"{path}: views are {images.shape[1]} pixels wide, not {size}; re-run augment")
-        with create_array(out / path.name, (len(images), *made_from.shape), config.dtype) as activations:
-            starts = range(0, len(images), config.batch_size)
-            for start in progress(starts, f"embed {path.stem}", len(starts)):
-                batch = slice(start, start + config.batch_size)
-                activations[batch] = run(images[batch])
+        embed_array(config, run, images, made_from.shape, out / path.name)
         log.info("%s: %d images", path.stem, len(images))
     with atomic_path(out / "activations.json") as temporary:
         temporary.write_text(made_from.to_json(), encoding="utf-8")
+
+
+def embed_array(
+    config: EmbedConfig, run: "Runner", images: NDArray[np.uint8], shape: tuple[int, ...], out: Path
+) -> None:
+    """Write the activations of one array of views; reading, running and writing overlap.
+
+    Args:
+        config: batch size, and how activations are stored.
+        run: as `make_runner` gives it.
+        images: (N, S, S, 3), as `open_array` gives it.
+        shape: (C, h, w) of one image's activations.
+        out: the .npy file.
+    """
+    with create_array(out, (len(images), *shape), config.dtype) as activations:
+        found = run(read_batches(images, config.batch_size))
+        for batch in progress(found, f"embed {out.stem}", len(images), step=config.batch_size):
+            activations.append(batch)

@@ -6,9 +6,8 @@ The graph is calibrated and its operating point chosen on validation images; the
 import json
 import logging
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,16 +17,26 @@ from pydantic import AfterValidator, Field
 from dermtune.config import BackboneConfig, Config, Device
 from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class, require_class
-from dermtune.shards import PackedImages, open_array, places, view_paths
-from dermtune.table import classes_of, read_table, table_sha256
+from dermtune.shards import PackedImages, places
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+
+if TYPE_CHECKING:
+    from dermtune.deployable import Deployable
+    from dermtune.task import Task
+    from dermtune.training import Resume
 
 log = logging.getLogger(__name__)
 
 _PARITY_IMAGES = 8
 Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+def _not_one(folds: int) -> int:
+    if folds == 1:
+        raise ValueError("expected 0 for none, or at least 2")
+    return folds
 
 
 class FinetuneConfig(Config):
@@ -45,13 +54,21 @@ class FinetuneConfig(Config):
     warmup: Annotated[float, Field(ge=0, lt=1)]
     """Share of the steps over which the rate rises."""
     class_balance: Unit
-    """0 weighs images alike, 1 weighs classes alike."""
+    """In the loss: 0 weighs images alike, 1 weighs classes alike."""
+    decision_balance: Unit
+    """When one class is named: 0 names the most probable, 1 gives each class's recall the same weight."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     ema: Annotated[float, Field(ge=0, lt=1)]
     """Decay of the averaged weights, per step."""
     patience: Annotated[int, Field(ge=1)]
     """Epochs without a better validation AUROC before training stops."""
+    ensemble: Annotated[int, Field(ge=1, le=20)]
+    """Tails that are trained from different seeds, and whose logits are averaged; 1: a single one."""
+    test_views: Literal[1, 2, 4, 8]
+    """Flips and turns of each image whose logits the graph averages; 1: the image as it is."""
+    folds: Annotated[int, Field(ge=0, le=20), AfterValidator(_not_one)]
+    """Cross-validation on the training images: this many more trainings, for an estimate; 0: none."""
     target: Annotated[str, AfterValidator(require_class)]
     """The class that must not be missed."""
     target_sensitivity: Annotated[float, Field(gt=0, le=1)]
@@ -75,93 +92,118 @@ def finetune(
         ConfigError: `target` is no class of the task.
         DataError: the activations are stale, foreign or missing, or the graph differs from torch.
     """
-    import torch
     from safetensors.torch import save_file
+    from torch import nn
 
-    from dermtune.backbone import load_backbone
-    from dermtune.calibration import fit_temperature
-    from dermtune.deployable import Deployable, check_parity, export_deployable
+    from dermtune.calibration import decision_weights, prior_shift
+    from dermtune.deployable import Deployable
     from dermtune.figures import learning_curves, write_figure
-    from dermtune.inference import predict_images
-    from dermtune.training import Examples, predict_logits, train_tail
-    from dermtune.trunk import Fingerprint, resolve_device
+    from dermtune.task import read_task
+    from dermtune.training import Resume, class_frequencies, train_ensemble
 
     out.mkdir(parents=True, exist_ok=True)
-    train, val = (read_table(images / "images.parquet", split=split) for split in ("train", "val"))
-    names = classes_of(train)
+    task = read_task(images, activations, backbone=backbone, seed=seed)
+    names = task.classes
     if config.target not in names:
         raise ConfigError(
             f"finetune.target: {config.target!r} is no class; the classes are {', '.join(names)}"
         )
-    device = resolve_device(config.device, key="finetune.device")
-    network = load_backbone(backbone)
-    made_from = Fingerprint.read(activations / "activations.json")
-    images_sha256 = table_sha256(images)
-    made_from.require(network.trunk, backbone, images_sha256=images_sha256)
-    targets = {name: index for index, name in enumerate(names)}
-    train_set, val_set = (
-        Examples(
-            [open_array(path, rows=len(table)) for path in paths], torch.tensor(table["label"].map(targets))
-        )
-        for table, paths in ((train, view_paths(activations)), (val, [activations / "val.npy"]))
+    lineage = task.lineage | {"finetune": config.model_dump()}
+    resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
+    cross_validation = _cross_validate(config, task, seed=seed, out=out, resume=resume)
+    tails, histories = train_ensemble(task, config, seed=seed, resume=resume)
+    frequencies = class_frequencies(task.train.labels, len(names))
+    module = Deployable(
+        task.network.trunk,
+        tails,
+        input_size=backbone.input_size,
+        logit_shift=prior_shift(frequencies, config.class_balance).tolist(),
+        test_views=config.test_views,
     )
-    lineage = {
-        "source": ", ".join(sorted(train["source"].unique())),
-        "images": {
-            split: {name: int((table["label"] == name).sum()) for name in names}
-            for split, table in (("train", train), ("val", val))
-        },
-        "images_sha256": images_sha256,
-        "backbone": backbone.model_dump(),
-        "activations": asdict(made_from),
-        "finetune": config.model_dump(),
-        "seed": seed,
-        "versions": {package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")},
-    }
-    tail, history = train_tail(
-        network.tail(len(names), dropout=config.dropout, seed=seed),
-        train_set,
-        val_set,
-        config,
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        fingerprint=json.dumps(lineage, sort_keys=True),
-    )
-    tail = tail.to("cpu")
-    logits, labels = predict_logits(tail, val_set.views[0], "cpu").numpy(), val_set.labels.numpy()
-    fitted = fit_temperature(logits, labels)
-    module = Deployable(network.trunk, tail, input_size=backbone.input_size, temperature=fitted.temperature)
-    packed, val_places = PackedImages(images), places(val)
-    with atomic_path(out / "model.onnx") as temporary:
-        export_deployable(module, temporary)
-        graph = Graph.open(temporary, threads=1)
-        some = (packed.decode(place) for place in val_places[:_PARITY_IMAGES])
-        log.info("model.onnx gives torch's probabilities within %.1e", check_parity(module, graph, some))
-    # The threshold is the graph's own: on the images as it decodes and resizes them, not as they were stored.
-    scores = predict_images(graph, packed, val_places, description="threshold")
+    calibration, scores = _calibrate_and_write(module, task, images, out / "model.onnx")
+    weights = decision_weights(frequencies, config.decision_balance)
     contract = Contract(
         classes=tuple(
-            Diagnosis(known.name, known.title, known.malignant) for known in map(lesion_class, names)
+            Diagnosis(known.name, known.title, known.malignant, float(weight))
+            for known, weight in zip(map(lesion_class, names), weights, strict=True)
         ),
         input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
-        calibration=Calibration("temperature", fitted.temperature, fitted.nll_before, fitted.nll_after),
-        operating_points=(_operating_point(config, scores[:, targets[config.target]], val),),
-        lineage=lineage,
+        calibration=calibration,
+        operating_points=(operating_point(config, scores[:, names.index(config.target)], task.val_table),),
+        lineage=lineage | cross_validation,
     )
-    with atomic_path(out / "tail.safetensors") as temporary:
-        save_file(tail.state_dict(), temporary)
+    with atomic_path(out / "tails.safetensors") as temporary:
+        save_file(nn.ModuleList(tails).state_dict(), temporary)
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
-    curves = pd.DataFrame([asdict(record) for record in history])
+    curves = pd.DataFrame([asdict(record) for history in histories for record in history])
+    curves = curves.groupby("epoch", as_index=False).mean()  # of an ensemble, the mean of its members
     with atomic_path(out / "history.csv") as temporary:
         curves.to_csv(temporary, index=False, float_format="%.6g")
     write_figure(learning_curves(curves), out / "learning_curves.png")
+    resume.forget()
 
 
-def _operating_point(
-    config: FinetuneConfig, scores: NDArray[np.float64], val: pd.DataFrame
-) -> OperatingPoint:
+def _cross_validate(
+    config: FinetuneConfig, task: "Task", *, seed: int, out: Path, resume: "Resume"
+) -> dict[str, Any]:
+    """Run the folds that the config asks for; gives what the lineage says of them."""
+    from dermtune.cross_validation import cross_validate, summarize_folds
+
+    path = out / "cross_validation.csv"
+    path.unlink(missing_ok=True)
+    if not config.folds:
+        return {}
+    folds = cross_validate(task, config, seed=seed, resume=resume)
+    with atomic_path(path) as temporary:
+        folds.to_csv(temporary, index_label="fold", float_format="%.6g")
+    found = summarize_folds(folds)
+    for metric, numbers in found.items():
+        log.info("%d folds: %s %.3f [%.3f, %.3f]", config.folds, metric, *numbers.values())
+    return {"cross_validation": found}
+
+
+def _calibrate_and_write(
+    module: "Deployable", task: "Task", images: Path, path: Path
+) -> tuple[Calibration, NDArray[np.float64]]:
+    """Write the graph; its temperature is fitted on what the graph itself says of the validation images.
+
+    On the images as it decodes and resizes them, that is, not as they were stored. Gives the calibrated
+    probabilities (N, K) as well, by which thresholds are chosen.
+    """
+    from dermtune.calibration import fit_temperature, softmax
+    from dermtune.deployable import check_parity, export_deployable
+    from dermtune.inference import predict_images
+
+    packed, found = PackedImages(images), places(task.val_table)
+    with atomic_path(path) as temporary:
+        export_deployable(module, temporary)
+        raw = predict_images(Graph.open(temporary, threads=1), packed, found, description="calibrate")
+        logits = np.log(np.maximum(raw, np.finfo(np.float32).tiny))  # but for a constant, which is no matter
+        fitted = fit_temperature(logits, task.val.labels.numpy())
+        module.temperature = fitted.temperature
+        export_deployable(module, temporary)
+        some = (packed.decode(place) for place in found[:_PARITY_IMAGES])
+        worst = check_parity(module, Graph.open(temporary, threads=1), some)
+        log.info("model.onnx gives torch's probabilities within %.1e", worst)
+    calibration = Calibration(
+        method="temperature",
+        temperature=fitted.temperature,
+        nll_before=fitted.nll_before,
+        nll_after=fitted.nll_after,
+        logit_shift=tuple(module.logit_shift.tolist()),
+    )
+    return calibration, softmax(logits, fitted.temperature)
+
+
+def operating_point(config: FinetuneConfig, scores: NDArray[np.float64], val: pd.DataFrame) -> OperatingPoint:
+    """The threshold of the target's probability that the config asks for, on validation.
+
+    Args:
+        config: the target, and the sensitivity that it must have.
+        scores: (N,) its probability.
+        val: the image table's rows of the same images.
+    """
     from dermtune.calibration import threshold_for_sensitivity
 
     positive = (val["label"] == config.target).to_numpy(dtype=bool)

@@ -65,7 +65,7 @@ def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel"
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
-        calibration=Calibration("temperature", 1.0, 0.5, 0.5),
+        calibration=Calibration("temperature", 1.0, 0.5, 0.5, (0.0,) * len(classes)),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
         lineage={"images_sha256": table_sha256(images)},
     )

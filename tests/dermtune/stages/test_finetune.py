@@ -4,18 +4,23 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from dermtune.backbone import load_backbone
 from dermtune.calibration import softmax
 from dermtune.errors import ConfigError, DataError
 from dermtune.params import Params
 from dermtune.shards import PackedImages, open_array, places
+from dermtune.stages.augment import augment
+from dermtune.stages.embed import embed
 from dermtune.stages.finetune import finetune
 from dermtune.table import classes_of, read_table, write_table
-from dermtune.training import predict_logits
+from dermtune.training import Examples, predict_logits
+from dermtune_bundle.decode import resize
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Contract
 
@@ -26,7 +31,7 @@ def test_it_writes_what_the_documents_say(finetuned: Path) -> None:
         "learning_curves.png",
         "model.json",
         "model.onnx",
-        "tail.safetensors",
+        "tails.safetensors",
     ]
     with (finetuned / "history.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -40,9 +45,10 @@ def test_the_graph_is_trunk_and_trained_tail(
     val = read_table(ingested / "images.parquet", split="val")
     names = classes_of(read_table(ingested / "images.parquet", split="train"))
     tail = load_backbone(params.backbone).tail(len(names), dropout=0.0, seed=0)
-    tail.load_state_dict(load_file(finetuned / "tail.safetensors"))
+    nn.ModuleList([tail]).load_state_dict(load_file(finetuned / "tails.safetensors"))
     contract = Contract.parse((finetuned / "model.json").read_bytes(), source="model.json")
-    logits = predict_logits(tail, open_array(embedded / "val.npy"), "cpu").double().numpy()
+    stored = Examples([open_array(embedded / "val.npy")], torch.zeros(len(val), dtype=torch.int64))
+    logits = predict_logits(tail, stored, "cpu").double().numpy() + contract.calibration.logit_shift
     expected = softmax(logits, contract.calibration.temperature)
     graph, packed = Graph.open(finetuned / "model.onnx"), PackedImages(ingested)
     found = np.array([graph.run(packed.decode(place)).probabilities for place in places(val)])
@@ -131,3 +137,64 @@ def test_activations_of_fewer_images_are_refused(
     np.save(fewer / "train-01.npy", np.load(fewer / "train-01.npy")[:-1])
     with pytest.raises(DataError, match=r"train-01\.npy: \d+ rows for \d+ images of the table"):
         _run(params, tmp_path, images=ingested, activations=fewer)
+
+
+@pytest.fixture(scope="module")
+def with_plain(params: Params, ingested: Path, work: Path) -> Path:
+    """Activations of the unvaried training images as well."""
+    views, out = work / "augment-plain", work / "embed-plain"
+    config = params.augment.model_copy(update={"plain": True})
+    augment(config, input_size=params.backbone.input_size, seed=params.seed, images=ingested, out=views)
+    embed(params.embed, backbone=params.backbone, views=views, out=out)
+    return out
+
+
+def test_an_ensemble_with_test_views_and_folds(
+    params: Params, ingested: Path, with_plain: Path, tmp_path: Path
+) -> None:
+    _run(params, tmp_path, images=ingested, activations=with_plain, ensemble=2, test_views=2, folds=3)
+    out = tmp_path / "out"
+
+    network = load_backbone(params.backbone)
+    contract = Contract.parse((out / "model.json").read_bytes(), source="model.json")
+    tails = nn.ModuleList(network.tail(len(contract.classes), dropout=0.0, seed=0) for _ in range(2))
+    tails.load_state_dict(load_file(out / "tails.safetensors"))
+    first, second = (next(iter(tail.parameters())) for tail in tails)
+    assert not torch.equal(first, second)
+
+    packed = PackedImages(ingested)
+    place = places(read_table(ingested / "images.parquet", split="val"))[0]
+    view = torch.from_numpy(resize(packed.decode(place), params.backbone.input_size)).permute(2, 0, 1)
+    with torch.inference_mode():
+        activations = network.trunk(torch.stack([view, view.flip(2)]).float())
+        logits = torch.stack([tail.eval()(activations) for tail in tails]).mean((0, 1)).double().numpy()
+    logits += contract.calibration.logit_shift
+    expected = softmax(logits[None], contract.calibration.temperature)[0]
+    found = Graph.open(out / "model.onnx").run(packed.decode(place)).probabilities
+    assert np.abs(found - expected).max() < 0.02
+
+    folds = pd.read_csv(out / "cross_validation.csv")
+    assert list(folds["fold"]) == [0, 1, 2]
+    assert {"auroc_macro", "balanced_accuracy", "sensitivity_mel"} < set(folds)
+    summary = contract.lineage["cross_validation"]["auroc_macro"]
+    assert summary["mean"] == pytest.approx(folds["auroc_macro"].mean(), abs=1e-5)
+    assert summary["low"] < summary["mean"] < summary["high"]
+
+
+def test_folds_without_unvaried_images_are_refused(
+    params: Params, ingested: Path, embedded: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"finetune\.folds: needs augment\.plain: true"):
+        _run(params, tmp_path, images=ingested, activations=embedded, folds=2)
+
+
+def test_rare_classes_are_named_and_probabilities_are_not_shifted(finetuned: Path, ingested: Path) -> None:
+    """Decisions weigh a class by one over its frequency; probabilities undo the weights of the loss."""
+    contract = Contract.parse((finetuned / "model.json").read_bytes(), source="model.json")
+    counts = read_table(ingested / "images.parquet", split="train")["label"].value_counts()
+    weights = [known.decision_weight for known in contract.classes]
+    expected = [counts.min() / counts[known.name] for known in contract.classes]
+    assert weights == pytest.approx(expected)
+    shift = np.array(contract.calibration.logit_shift)
+    per_class = np.array([counts[known.name] for known in contract.classes])
+    assert shift - shift.max() == pytest.approx(0.5 * np.log(per_class / per_class.max()), abs=1e-5)

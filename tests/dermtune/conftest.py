@@ -11,7 +11,7 @@ from dermtune.stages.embed import embed
 from dermtune.stages.finetune import finetune
 from dermtune.stages.ingest import ingest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")

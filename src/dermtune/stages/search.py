@@ -1,0 +1,138 @@
+"""search: stored activations in; a table of trials, plots and the best hyper-parameters of the tail out.
+
+Beside the pipeline: it never re-runs what comes before finetune, and it reads no test image.
+"""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Self
+
+from pydantic import Field, model_validator
+
+from dermtune.config import BackboneConfig, Config
+from dermtune.errors import DataError
+from dermtune.search_space import Choices, Number, Sampler, Span
+from dermtune.stages.finetune import FinetuneConfig
+from dermtune_bundle.files import atomic_path
+
+if TYPE_CHECKING:
+    import optuna
+
+    from dermtune.training import EpochRecord
+
+log = logging.getLogger(__name__)
+
+_FIXED = {"epochs", "patience", "ensemble", "test_views", "folds", "target", "target_sensitivity", "device"}
+
+
+class SearchConfig(Config):
+    """What is tried, and how long."""
+
+    trials: Annotated[int, Field(ge=1)]
+    sampler: Sampler
+    """`tpe` learns from the trials before, `random` does not, `grid` tries every combination of choices."""
+    part: Annotated[int, Field(ge=1)]
+    """A trial learns from one in so many of the training lesions; 1: from all."""
+    epochs: Annotated[int, Field(ge=1)]
+    """Of the longest trials; poor ones are stopped earlier."""
+    space: Annotated[dict[str, Span | Choices], Field(min_length=1)]
+    """Key of `finetune` to what is tried: {low, high, log} or {choices}."""
+
+    @model_validator(mode="after")
+    def _check_space(self) -> Self:
+        known = set(FinetuneConfig.model_fields) - _FIXED
+        if unknown := sorted(self.space.keys() - known):
+            raise ValueError(
+                f"space: cannot search {', '.join(unknown)}; what can be: {', '.join(sorted(known))}"
+            )
+        if self.sampler == "grid" and (spans := [k for k, v in self.space.items() if isinstance(v, Span)]):
+            raise ValueError(f"space: a grid needs choices, and {', '.join(spans)} has low and high")
+        return self
+
+
+def search(
+    config: SearchConfig,
+    *,
+    recipe: FinetuneConfig,
+    backbone: BackboneConfig,
+    seed: int,
+    images: Path,
+    activations: Path,
+    storage: Path,
+    out: Path,
+) -> dict[str, Number]:
+    """Try values for keys of `finetune`; gives the best, by the macro AUROC on validation.
+
+    Raises:
+        DataError: the activations are stale, foreign or missing.
+    """
+    import optuna
+    import torch
+
+    from dermtune.cross_validation import assign_folds
+    from dermtune.figures import write_figure
+    from dermtune.search import best_values, open_study, run_trials, search_figures, trials_table
+    from dermtune.task import read_task
+    from dermtune.training import train_tail
+    from dermtune.trunk import resolve_device
+
+    task = read_task(images, activations, backbone=backbone, seed=seed)
+    train = task.train
+    if config.part > 1:
+        table = task.train_table
+        part_of = assign_folds(
+            table["label"].tolist(), table["group_id"].tolist(), folds=config.part, seed=seed
+        )
+        train = train.only(torch.from_numpy((part_of == 0).nonzero()[0]))
+    device = resolve_device(recipe.device, key="finetune.device")
+    brief = {"epochs": config.epochs, "patience": config.epochs}
+
+    def score(values: dict[str, Number], trial: "optuna.Trial") -> float:
+        def report(record: "EpochRecord") -> None:
+            trial.report(record.val_auroc, record.epoch + 1)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+
+        tried = recipe.model_copy(update=values | brief)
+        try:
+            _, history = train_tail(
+                task.network.tail(len(task.classes), dropout=tried.dropout, seed=seed),
+                train,
+                task.val,
+                tried,
+                seed=seed,
+                device=device,
+                on_epoch=report,
+                description=f"trial {trial.number}, ",
+            )
+        except DataError as error:  # this rate makes training diverge; another may not
+            log.info("trial %d: %s", trial.number, error)
+            raise optuna.TrialPruned from error
+        return max(record.val_auroc for record in history)
+
+    made_from = task.lineage | {
+        "search": config.model_dump(exclude={"trials"}),
+        "finetune": recipe.model_dump(),
+    }
+    study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
+    study = open_study(storage, study_name, seed=seed)
+    run_trials(
+        study,
+        score,
+        config.space,
+        start={key: getattr(recipe, key) for key in config.space},
+        sampler=config.sampler,
+        trials=config.trials,
+        seed=seed,
+    )
+    best = best_values(study, config.space)
+    with atomic_path(out / "trials.csv") as temporary:
+        trials_table(study).to_csv(temporary, index=False, float_format="%.6g")
+    with atomic_path(out / "best.json") as temporary:
+        temporary.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
+    for name, figure in search_figures(study).items():
+        write_figure(figure, out / f"{name}.png")
+    log.info("best of %d trials: AUROC %.4f on validation with %s", len(study.trials), study.best_value, best)
+    return best

@@ -1,0 +1,78 @@
+"""The training task: classes, labelled activations and the network that they came from, read and checked."""
+
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from dermtune.backbone import Backbone, load_backbone
+from dermtune.config import BackboneConfig
+from dermtune.shards import open_array, view_paths
+from dermtune.table import classes_of, read_table, table_sha256
+from dermtune.training import Examples
+from dermtune.trunk import Fingerprint
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every training on stored activations starts from."""
+
+    classes: list[str]
+    network: Backbone
+    train: Examples
+    val: Examples
+    plain: Examples | None
+    """The training images as they are, unvaried, where augment made them."""
+    train_table: pd.DataFrame
+    """Rows of the image table, in the order of `train`."""
+    val_table: pd.DataFrame
+    lineage: dict[str, Any]
+    """Of all this, as JSON knows it: what a model made from it must name."""
+
+
+def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed: int) -> Task:
+    """Read what ingest and embed wrote, and make sure that it belongs together.
+
+    Raises:
+        ConfigError: the backbone cannot be loaded or cut.
+        DataError: the activations are stale, foreign or missing.
+    """
+    train, val = (read_table(images / "images.parquet", split=split) for split in ("train", "val"))
+    names = classes_of(train)
+    network = load_backbone(backbone)
+    made_from = Fingerprint.read(activations / "activations.json")
+    images_sha256 = table_sha256(images)
+    made_from.require(network.trunk, backbone, images_sha256=images_sha256)
+    targets = {name: index for index, name in enumerate(names)}
+
+    def examples(table: pd.DataFrame, *paths: Path) -> Examples:
+        views = [open_array(path, rows=len(table)) for path in paths]
+        return Examples(views, torch.tensor(table["label"].map(targets)))
+
+    plain = activations / "plain.npy"
+    return Task(
+        classes=names,
+        network=network,
+        train=examples(train, *view_paths(activations)),
+        val=examples(val, activations / "val.npy"),
+        plain=examples(train, plain) if plain.exists() else None,
+        train_table=train,
+        val_table=val,
+        lineage={
+            "source": ", ".join(sorted(train["source"].unique())),
+            "images": {
+                split: {name: int((table["label"] == name).sum()) for name in names}
+                for split, table in (("train", train), ("val", val))
+            },
+            "images_sha256": images_sha256,
+            "backbone": backbone.model_dump(),
+            "activations": asdict(made_from),
+            "seed": seed,
+            "versions": {
+                package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")
+            },
+        },
+    )

@@ -1,0 +1,113 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from matplotlib import pyplot as plt
+
+from dermtune.errors import DataError
+from dermtune.search import best_values, open_study, run_trials, search_figures, trials_table
+from dermtune.search_space import Choices, Number, Sampler, Space, Span
+
+Score = Callable[[dict[str, Number], optuna.Trial], float]
+SPACE: Space = {"lr": Span(low=0.001, high=1.0, log=True), "dropout": Choices(choices=[0, 0.5])}
+START: dict[str, Number] = {"lr": 0.5, "dropout": 0.5}
+
+
+def score(values: dict[str, Number], trial: optuna.Trial) -> float:
+    """Best at lr 0.03 and no dropout; a poor trial shows it from its first epoch on."""
+    best = 1 - abs(values["lr"] - 0.03) - 0.1 * values["dropout"]
+    for epoch in range(1, 10):
+        trial.report(best * epoch / 9, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+    return best
+
+
+def search(
+    folder: Path, trials: int, *, sampler: Sampler = "tpe", space: Space = SPACE, how: Score = score
+) -> optuna.Study:
+    study = open_study(folder / "search.db", "one", seed=1)
+    run_trials(study, how, space, start=START, sampler=sampler, trials=trials, seed=1)
+    return study
+
+
+def history(study: optuna.Study) -> list[tuple[dict[str, Number], float | None]]:
+    done = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    return [(trial.params, trial.value) for trial in study.get_trials(states=done)]
+
+
+def test_it_starts_from_the_recipe_in_use_and_finds_better(tmp_path: Path) -> None:
+    study = search(tmp_path, 25)
+    assert history(study)[0] == ({"lr": 0.5, "dropout": 0.5}, pytest.approx(0.48))
+    assert study.best_value > 0.97
+    best = best_values(study, SPACE)
+    assert best["lr"] == pytest.approx(0.03, abs=0.03)
+    assert best["lr"] == float(f"{best['lr']:.3g}")
+    assert best["dropout"] == 0
+
+
+def test_poor_trials_are_stopped_early(tmp_path: Path) -> None:
+    table = trials_table(search(tmp_path, 25))
+    assert {"complete", "pruned"} == set(table["state"])
+    assert (table["epochs"] == 1).sum() > 8
+    assert table["score"].is_monotonic_decreasing
+    assert list(table.columns) == ["trial", "state", "epochs", "score", "lr", "dropout"]
+
+
+class _CutOffError(Exception):
+    pass
+
+
+def test_an_interrupted_search_goes_on_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    def cut_off(values: dict[str, Number], trial: optuna.Trial) -> float:
+        if trial.number == 6:
+            raise _CutOffError
+        return score(values, trial)
+
+    whole = search(tmp_path / "whole", 12)
+    with pytest.raises(_CutOffError):
+        search(tmp_path / "cut", 12, how=cut_off)
+    resumed = search(tmp_path / "cut", 12)
+    assert history(resumed) == history(whole)
+    assert history(search(tmp_path / "cut", 12)) == history(whole), "nothing is left to do"
+
+
+def test_a_trial_that_was_killed_is_run_again(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "search.db", "one", seed=1)
+    study.enqueue_trial(START)
+    study.ask()  # and nobody tells what came of it
+    assert history(search(tmp_path, 3)) == history(search(tmp_path / "whole", 3))
+
+
+def test_another_search_in_the_same_file_is_apart(tmp_path: Path) -> None:
+    search(tmp_path, 2)
+    assert history(open_study(tmp_path / "search.db", "another", seed=1)) == []
+
+
+def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
+    space = {"lr": Choices(choices=[0.01, 0.03]), "dropout": Choices(choices=[0, 0.25, 0.5])}
+    study = search(tmp_path, 50, sampler="grid", space=space, how=lambda values, _: float(values["lr"]))
+    tried = [(params["lr"], params["dropout"]) for params, _ in history(study)]
+    assert sorted(tried) == [(lr, dropout) for lr in (0.01, 0.03) for dropout in (0, 0.25, 0.5)]
+
+
+def test_random_draws_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    one, two = (history(search(tmp_path / name, 5, sampler="random")) for name in ("one", "two"))
+    assert one == two
+
+
+def test_no_complete_trial_is_said(tmp_path: Path) -> None:
+    def prune(_: dict[str, Number], __: optuna.Trial) -> float:
+        raise optuna.TrialPruned
+
+    with pytest.raises(DataError, match="no trial ran to its end"):
+        best_values(search(tmp_path, 2, how=prune), SPACE)
+
+
+def test_the_figures_are_drawn_and_leave_no_trace(tmp_path: Path) -> None:
+    style = dict(plt.rcParams)
+    assert set(search_figures(search(tmp_path, 20))) == {"history", "importance", "parallel_coordinate"}
+    assert set(search_figures(search(tmp_path / "few", 1))) == {"history"}
+    assert dict(plt.rcParams) == style
+    assert plt.get_fignums() == []

@@ -1,0 +1,40 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dermtune.errors import DataError
+from dermtune.params import Params
+from dermtune.table import read_table
+from dermtune.task import read_task
+
+
+def test_labels_and_activations_belong_to_the_same_images(
+    params: Params, ingested: Path, embedded: Path
+) -> None:
+    task = read_task(ingested, embedded, backbone=params.backbone, seed=7)
+    train = read_table(ingested / "images.parquet", split="train")
+    assert [task.classes[label] for label in task.train.labels] == train["label"].tolist()
+    assert len(task.train.views) == params.augment.views
+    assert [len(view) for view in task.train.views] == [len(train)] * params.augment.views
+    assert len(task.val.labels) == len(task.val_table)
+    assert task.plain is None
+    assert task.lineage["seed"] == 7
+
+
+def test_unvaried_images_are_read_where_they_are(
+    params: Params, ingested: Path, embedded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(embedded, tmp_path / "embed")
+    shutil.copy(embedded / "train-00.npy", tmp_path / "embed/plain.npy")
+    task = read_task(ingested, tmp_path / "embed", backbone=params.backbone, seed=7)
+    assert task.plain is not None
+    assert np.array_equal(task.plain.labels, task.train.labels)
+
+
+def test_what_is_missing_is_named(params: Params, ingested: Path, embedded: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"activations\.json: missing or damaged; re-run embed"):
+        read_task(ingested, tmp_path, backbone=params.backbone, seed=7)
+    with pytest.raises(DataError, match=r"images\.parquet: not a readable image table; re-run ingest"):
+        read_task(tmp_path, embedded, backbone=params.backbone, seed=7)
