@@ -41,11 +41,13 @@ server: $(READY) ## a Prefect server on this machine, with its pages, until Ctrl
 	prefect server start
 
 bench: ## list the benchmarks; each prints the ratios that it measures
-	@ls benchmarks/*.py 2>/dev/null | sed 's|^|  $(BIN)/python |' || true
+	@ls benchmarks/*.py | grep -v side_by_side | sed 's|^|  $(BIN)/python |' || true
 
 lock: $(READY) ## write requirements.lock anew from pyproject.toml
 	uv pip compile pyproject.toml --quiet --extra train --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
+	uv pip compile benchmarks/fastai.in --quiet -c requirements.lock --universal --python-version 3.11 \
+	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o benchmarks/fastai.txt
 
 clean: ## remove what make and the tools made here; data/ and DVC's cache stay
 	rm -rf $(VENV) .coverage* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

@@ -22,9 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from dermtune.augmentation import Variation, make_views
 from dermtune.backbone import Trunk
 from dermtune.shards import PackedImages, Place, places
-from dermtune.table import classes_of, read_table
+from dermtune.task import Task
 from dermtune.training import Examples, train_tail
-from dermtune_bundle.decode import resize
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Images(Dataset[tuple[Tensor, int]]):
     places: list[Place]
     labels: list[int]
     size: int
-    variation: Variation | None
+    variation: Variation
     epoch: int = 0
 
     def __len__(self) -> int:
@@ -43,12 +42,8 @@ class Images(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         place = self.places[index]
-        image = self.packed.decode(place)
-        if self.variation is None:
-            view = resize(image, self.size)
-        else:
-            key = f"{place.image_id}-{self.epoch}"
-            view = make_views(image, self.variation, views=1, image_id=key, size=self.size, seed=1)[0]
+        image, key = self.packed.decode(place), f"{place.image_id}-{self.epoch}"
+        view = make_views(image, self.variation, views=1, image_id=key, size=self.size, seed=1)[0]
         return torch.from_numpy(view), self.labels[index]
 
 
@@ -59,6 +54,10 @@ class Recomputed(Examples):
     dataset: Images
     trunk: Trunk
 
+    def resident(self, device: str) -> "Recomputed":  # noqa: ARG002 (there is nothing to keep)
+        """Unchanged."""
+        return self
+
     def batches(self, epoch: int, parts: Iterable[Tensor], device: str) -> Iterator[tuple[Tensor, Tensor]]:
         """Each part of the images, through DataLoader and the frozen layers."""
         dataset = Images(**vars(self.dataset) | {"epoch": epoch})
@@ -66,56 +65,56 @@ class Recomputed(Examples):
             dataset, batch_sampler=[part.tolist() for part in parts], num_workers=os.cpu_count() or 1
         )
         for views, labels in loader:
-            pixels = views.permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
-            with torch.no_grad():
+            pixels = (
+                views.to(device).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)
+            )
+            half = torch.device(device).type == "cuda"
+            with torch.no_grad(), torch.autocast("cuda", torch.bfloat16, enabled=half):
                 activations = self.trunk(pixels)
-            yield activations.to(device), labels.to(device)
+            yield activations.float(), labels.to(device)
 
 
-def conventional(setting: Setting) -> Curve:
-    """Train the conventional way."""
+def conventional(setting: Setting, task: Task) -> Curve:
+    """Train the conventional way; of dermtune's task, only the validation images are used."""
     curve = Curve("conventional loop")
-    params, network = setting.params, setting.network()
-    augment = params.augment
-    variation = Variation(augment.min_scale, augment.color, augment.hue, augment.rotate)
-    trunk = network.trunk.to(memory_format=torch.channels_last)
-    train, val = (read_table(setting.images / "images.parquet", split=split) for split in ("train", "val"))
-    names = classes_of(train)
-
-    def examples(table: object, how: Variation | None) -> Recomputed:
-        labels = [names.index(label) for label in table["label"]]
-        dataset = Images(PackedImages(setting.images), places(table), labels, params.backbone.input_size, how)
-        return Recomputed([], torch.tensor(labels), dataset=dataset, trunk=trunk)
-
-    tail = network.tail(len(names), dropout=setting.recipe.dropout, seed=1)
+    network, augment = setting.network(), setting.params.augment
+    labels = task.train.labels.tolist()
+    dataset = Images(
+        PackedImages(setting.images),
+        places(task.train_table),
+        labels,
+        setting.params.backbone.input_size,
+        Variation(augment.min_scale, augment.color, augment.hue, augment.rotate),
+    )
+    trunk = network.trunk.to(setting.device).to(memory_format=torch.channels_last)
     train_tail(
-        tail,
-        examples(train, variation),
-        examples(val, None),
+        network.tail(len(task.classes), dropout=setting.recipe.dropout, seed=1),
+        Recomputed([], task.train.labels, dataset=dataset, trunk=trunk),
+        task.val,
         setting.recipe,
         seed=1,
-        device="cpu",
+        device=setting.device,
         on_epoch=curve.on_epoch,
     )
     return curve
 
 
-def dermtune(setting: Setting, views: int) -> tuple[Curve, float]:
-    """Train dermtune's way, everything included; also the seconds of the training alone."""
+def dermtune(setting: Setting, views: int) -> tuple[Curve, float, Task]:
+    """Train dermtune's way, everything included; also the seconds of the training alone, and the task."""
     curve = Curve(f"dermtune, {views} views")
     task = setting.activations(views)
     ready = Curve("")
     setting.train(task, curve)
-    return curve, curve.total - (ready.began - curve.began)
+    return curve, curve.total - (ready.began - curve.began), task
 
 
 def main() -> None:
     """Time both sides on the same images, in one process, one after the other."""
     setting = read_setting(__doc__, images=600)
     views, epochs = setting.params.augment.views, setting.recipe.epochs
-    ours, further = dermtune(setting, views)
-    strict, _ = dermtune(setting, epochs)
-    theirs = conventional(setting)
+    ours, further, task = dermtune(setting, views)
+    strict, _, _ = dermtune(setting, epochs)
+    theirs = conventional(setting, task)
     fresh = f"strict, {epochs} views: a fresh one each epoch"
     again = "each further training on the same activations"
     report(setting, theirs, [ours, strict], {fresh: strict.total, again: further})

@@ -1,6 +1,6 @@
 """dermtune against fastai's `vision_learner(...).fine_tune(...)`.
 
-    uv pip install --python .venv/bin/python -r benchmarks/fastai.txt
+    uv pip install --python .venv/bin/python --require-hashes -r benchmarks/fastai.txt
     python benchmarks/fastai_learner.py [--images 300] [--epochs 20] [--cut 6] [--views 4] [--plot curve.png]
 
 fastai's side is its own idiom: ImageBlock from the original files, `aug_transforms`, its head, its one-cycle
@@ -12,10 +12,8 @@ augmenting and embedding.
 import os
 from pathlib import Path
 
-import numpy as np
 import timm
-import torch
-from side_by_side import HAM10000, Curve, Setting, read_setting, report
+from side_by_side import HAM10000, Curve, Setting, read_setting, report, validation_auroc
 from torch import nn
 
 try:
@@ -32,46 +30,40 @@ try:
     )
 except ImportError as error:
     raise SystemExit(
-        "this benchmark needs fastai: uv pip install --python .venv/bin/python -r benchmarks/fastai.txt"
+        "this benchmark needs fastai:"
+        " uv pip install --python .venv/bin/python --require-hashes -r benchmarks/fastai.txt"
     ) from error
 
-from dermtune.calibration import softmax
-from dermtune.metrics import auroc
-from dermtune.table import read_table
+from dermtune.task import Task
 
 
 class TimeAUROC(Callback):
-    """After each epoch, the validation AUROC and the time."""
+    """After each epoch, the AUROC on the stored activations of validation, and the time."""
 
-    order = 1000
-
-    def __init__(self, curve: Curve) -> None:
+    def __init__(self, curve: Curve, task: Task, device: str) -> None:
         super().__init__()
-        self.curve = curve
+        self.curve, self.task, self.device = curve, task, device
 
-    def before_validate(self) -> None:
-        """Start anew."""
-        self.found: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def after_pred(self) -> None:
-        """Keep what validation says."""
-        if not self.training:
-            self.found.append((self.pred.detach(), self.y.detach()))
-
-    def after_validate(self) -> None:
-        """Measure it."""
-        probabilities = softmax(torch.cat([pred for pred, _ in self.found]).numpy())
-        labels = torch.cat([y for _, y in self.found]).numpy()
-        areas = [auroc(probabilities[:, k], labels == k).value for k in np.unique(labels)]
-        self.curve.add(float(np.mean(areas)))
+    def after_epoch(self) -> None:
+        """Measure."""
+        body, head = self.learn.model
+        self.curve.add(validation_auroc(nn.Sequential(body[1], head), self.task, self.device))
 
 
-def with_fastai(setting: Setting, root: Path) -> Curve:
+class Frozen(nn.Sequential):
+    """Frozen means frozen: batch norms keep their statistics when fastai starts training."""
+
+    def train(self, mode: bool = True) -> "Frozen":  # noqa: ARG002, FBT001, FBT002 (nn.Module's signature)
+        """Stay in eval mode."""
+        return super().train(mode=False)
+
+
+def with_fastai(setting: Setting, task: Task, root: Path) -> Curve:
     """Train as fastai's documentation does."""
     curve = Curve("fastai's vision_learner")
     size, network = setting.params.backbone.input_size, setting.network()
-    table = read_table(setting.images / "images.parquet")
-    table = table.assign(is_valid=table["split"] == "val")
+    table = task.train_table.assign(is_valid=False)
+    table.loc[table.groupby("label").head(1).index, "is_valid"] = True  # fastai wants some; they are few
     augment = setting.params.augment
     normal = timm.get_pretrained_cfg(setting.params.backbone.name).to_dict()
     varied = aug_transforms(
@@ -91,7 +83,7 @@ def with_fastai(setting: Setting, root: Path) -> Curve:
     ).dataloaders(table, bs=setting.recipe.batch_size, num_workers=os.cpu_count() or 1)
 
     def body(*, pretrained: bool) -> nn.Module:  # noqa: ARG001 (it is, already)
-        return nn.Sequential(network.trunk.units, nn.Sequential(*network.tail_units))
+        return nn.Sequential(Frozen(network.trunk.units), nn.Sequential(*network.tail_units))
 
     learner = vision_learner(
         loaders,
@@ -101,7 +93,7 @@ def with_fastai(setting: Setting, root: Path) -> Curve:
         cut=lambda model: model,
         n_out=loaders.c,
         splitter=lambda model: [params(model[0][1]), params(model[1])],
-        cbs=TimeAUROC(curve),
+        cbs=TimeAUROC(curve, task, setting.device),
     )
     network.trunk.units.requires_grad_(requires_grad=False)
     learner.fine_tune(setting.recipe.epochs - 1, base_lr=setting.recipe.lr, freeze_epochs=1)
@@ -117,8 +109,9 @@ def main() -> None:
         )
     views = setting.params.augment.views
     ours = Curve(f"dermtune, {views} views")
-    setting.train(setting.activations(views), ours)
-    report(setting, with_fastai(setting, HAM10000.absolute()), [ours])
+    task = setting.activations(views)
+    setting.train(task, ours)
+    report(setting, with_fastai(setting, task, HAM10000.absolute()), [ours])
 
 
 if __name__ == "__main__":

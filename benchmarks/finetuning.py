@@ -73,7 +73,7 @@ def main() -> None:
                     ends.append(time.perf_counter())
 
                 tail = network.tail(CLASSES, dropout=recipe.dropout, seed=1)
-                train_tail(tail, train, val, recipe, seed=1, device=device, on_epoch=note)
+                train_tail(tail, train.resident(device), val, recipe, seed=1, device=device, on_epoch=note)
                 if turn:  # the first warms up; so does each training's first epoch
                     seconds[name] += list(np.diff(ends))
     print(f"cut {chosen.cut}, {chosen.images} images, batches of {recipe.batch_size}, {device}")

@@ -1,7 +1,8 @@
 """What the side-by-side benchmarks share: the same images, weights, cut, epochs and batch size for both.
 
-HAM10000 where it is, else drawn images. A part of the lesions is enough for a ratio: the cost of either side
-grows with the number of images, and so does neither's start.
+HAM10000 where it is, else drawn images. A part of the training lesions is enough for a ratio, as the cost of
+either side grows with the number of images. Both sides validate on all validation images, and both are given
+their activations: a conventional loop would have to compute them at every epoch, and is spared it.
 """
 
 import argparse
@@ -13,19 +14,24 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
+from torch import nn
 
 from dermtune.backbone import Backbone, load_backbone
-from dermtune.cross_validation import assign_folds
+from dermtune.calibration import softmax
 from dermtune.figures import BLUE, GREEN, VERMILION, write_figure
+from dermtune.metrics import auroc
 from dermtune.params import Params, read_params
+from dermtune.recipe import FinetuneConfig
+from dermtune.splits import assign_folds
 from dermtune.stages.augment import augment
 from dermtune.stages.embed import embed
-from dermtune.stages.finetune import FinetuneConfig
 from dermtune.stages.ingest import ingest
 from dermtune.table import read_table, write_table
 from dermtune.task import Task, read_task
 from dermtune.training import EpochRecord, train_tail
+from dermtune.trunk import resolve_device
 
 HAM10000 = Path("../shared/data/ham10000")
 LEVELS = (0.80, 0.85, 0.88, 0.90, 0.92)
@@ -68,6 +74,7 @@ class Setting:
     """As ingest writes it: the table names the images that take part."""
     work: Path
     plot: Path | None
+    device: str
 
     @property
     def recipe(self) -> FinetuneConfig:
@@ -90,7 +97,8 @@ class Setting:
     def train(self, task: Task, curve: Curve) -> None:
         """What dermtune does then."""
         tail = task.network.tail(len(task.classes), dropout=self.recipe.dropout, seed=1)
-        train_tail(tail, task.train, task.val, self.recipe, seed=1, device="cpu", on_epoch=curve.on_epoch)
+        train = task.train.resident(self.device)
+        train_tail(tail, train, task.val, self.recipe, seed=1, device=self.device, on_epoch=curve.on_epoch)
 
 
 def read_setting(description: str, *, images: int) -> Setting:
@@ -101,6 +109,7 @@ def read_setting(description: str, *, images: int) -> Setting:
     parser.add_argument("--cut", type=int, default=6)
     parser.add_argument("--views", type=int, default=4, help="of each training image, in dermtune")
     parser.add_argument("--work", type=Path, default=Path("/tmp/dermtune-benchmark"))  # noqa: S108
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="of both sides")
     parser.add_argument("--plot", type=Path, help="PNG of AUROC over time to write")
     chosen = parser.parse_args()
     logging.basicConfig(format="  %(message)s")
@@ -112,8 +121,9 @@ def read_setting(description: str, *, images: int) -> Setting:
             "augment": params.augment.model_copy(update={"views": chosen.views}),
             "backbone": params.backbone.model_copy(update={"cut": chosen.cut}),
             "finetune": params.finetune.model_copy(
-                update={"epochs": chosen.epochs, "patience": chosen.epochs, "device": "cpu"}
+                update={"epochs": chosen.epochs, "patience": chosen.epochs, "device": chosen.device}
             ),
+            "embed": params.embed.model_copy(update={"device": chosen.device}),
         }
     )
     whole = chosen.work / source["source"]
@@ -121,22 +131,30 @@ def read_setting(description: str, *, images: int) -> Setting:
         ingest(params.ingest, seed=params.seed, out=whole)
     part = chosen.work / "images"
     _choose(whole, part, images=chosen.images, seed=params.seed)
-    return Setting(params, part, chosen.work, chosen.plot)
+    device = resolve_device(chosen.device, key="--device")
+    return Setting(params, part, chosen.work, chosen.plot, device)
+
+
+def validation_auroc(tail: nn.Module, task: Task, device: str) -> float:
+    """Macro AUROC of what follows the trunk, of another library, on the stored activations of validation."""
+    tail.eval()
+    parts = torch.arange(len(task.val.labels)).split(64)
+    with torch.inference_mode():
+        logits = torch.cat([tail(x).float().cpu() for x, _ in task.val.batches(0, parts, device)])
+    probabilities, labels = softmax(logits.numpy()), task.val.labels.numpy()
+    return float(np.mean([auroc(probabilities[:, k], labels == k).value for k in np.unique(labels)]))
 
 
 def _choose(whole: Path, part: Path, *, images: int, seed: int) -> None:
-    """Keep whole lesions: about so many training images, and validation images in proportion."""
+    """Keep about so many training images, of whole lesions, and all validation images."""
     table = read_table(whole / "images.parquet")
-    folds = max(1, round((table["split"] == "train").sum() / images))
-    kept = []
-    for split in ("train", "val"):
-        rows = table[table["split"] == split]
-        if folds > 1:
-            fold = assign_folds(rows["label"].tolist(), rows["group_id"].tolist(), folds=folds, seed=seed)
-            rows = rows[fold == 0]
-        kept.append(rows)
+    train, val = (table[table["split"] == split] for split in ("train", "val"))
+    folds = round(len(train) / images)
+    if folds > 1:
+        fold = assign_folds(train["label"].tolist(), train["group_id"].tolist(), folds=folds, seed=seed)
+        train = train[fold == 0]
     part.mkdir(parents=True, exist_ok=True)
-    write_table(pd.concat(kept), part / "images.parquet")
+    write_table(pd.concat([train, val]), part / "images.parquet")
     for shard in whole.glob("*.tar"):
         if not (part / shard.name).exists():
             (part / shard.name).symlink_to(shard.absolute())

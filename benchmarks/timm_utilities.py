@@ -9,24 +9,19 @@ and embedding.
 """
 
 import os
-from pathlib import Path
 
-import numpy as np
 import timm
 import torch
 from PIL import Image
-from side_by_side import Curve, Setting, read_setting, report
+from side_by_side import Curve, Setting, read_setting, report, validation_auroc
 from timm.data import create_loader
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
-from torch import nn
 
-from dermtune.calibration import softmax
-from dermtune.metrics import auroc
-from dermtune.shards import PackedImages, places
-from dermtune.table import classes_of, read_table
+from dermtune.shards import PackedImages, Place, places
+from dermtune.task import Task
 
 
 class Images(torch.utils.data.Dataset):
@@ -34,10 +29,8 @@ class Images(torch.utils.data.Dataset):
 
     transform = None
 
-    def __init__(self, folder: Path, split: str, names: list[str]) -> None:
-        table = read_table(folder / "images.parquet", split=split)
-        self.packed, self.places = PackedImages(folder), places(table)
-        self.labels = [names.index(label) for label in table["label"]]
+    def __init__(self, packed: PackedImages, places: list[Place], labels: list[int]) -> None:
+        self.packed, self.places, self.labels = packed, places, labels
 
     def __len__(self) -> int:
         return len(self.places)
@@ -47,11 +40,11 @@ class Images(torch.utils.data.Dataset):
         return self.transform(image), self.labels[index]
 
 
-def with_timm(setting: Setting) -> Curve:
+def with_timm(setting: Setting, task: Task) -> Curve:
     """Train as timm's train.py does."""
     curve = Curve("timm's utilities")
     recipe, size = setting.recipe, setting.params.backbone.input_size
-    names = classes_of(read_table(setting.images / "images.parquet", split="train"))
+    names, device = task.classes, torch.device(setting.device)
     network = setting.network()
     tail = network.tail(len(names), dropout=recipe.dropout, seed=1)
     config = timm.get_pretrained_cfg(setting.params.backbone.name).to_dict()
@@ -62,7 +55,7 @@ def with_timm(setting: Setting) -> Curve:
         "mean": config["mean"],
         "std": config["std"],
         "num_workers": os.cpu_count() or 1,
-        "device": torch.device("cpu"),
+        "device": device,
     }
     augment = {
         "scale": (setting.params.augment.min_scale, 1),
@@ -70,14 +63,17 @@ def with_timm(setting: Setting) -> Curve:
         "vflip": 0.5,
         "color_jitter": 0.15,
     }
-    train = create_loader(Images(setting.images, "train", names), is_training=True, **augment, **common)
-    val = create_loader(
-        Images(setting.images, "val", names), is_training=False, crop_pct=1.0, crop_mode="squash", **common
+    train = create_loader(
+        Images(PackedImages(setting.images), places(task.train_table), task.train.labels.tolist()),
+        is_training=True,
+        **augment,
+        **common,
     )
     # timm's loader normalises, so that dermtune's trunk must not do so again
     trunk = network.trunk.units
-    model = nn.Sequential(trunk, tail).to(memory_format=torch.channels_last)
-    averaged = ModelEmaV3(model, decay=recipe.ema, use_warmup=True)
+    trunk = trunk.to(device).to(memory_format=torch.channels_last)
+    tail = tail.to(device).to(memory_format=torch.channels_last)
+    averaged = ModelEmaV3(tail, decay=recipe.ema, use_warmup=True)
     optimizer = create_optimizer_v2(tail, opt="adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler, epochs = create_scheduler_v2(
         optimizer, sched="cosine", num_epochs=recipe.epochs, warmup_epochs=1, warmup_lr=recipe.lr / 10
@@ -88,25 +84,14 @@ def with_timm(setting: Setting) -> Curve:
         tail.units.requires_grad_(epoch >= recipe.head_epochs)
         for images, labels in train:
             with torch.no_grad():
-                activations = trunk(images.contiguous(memory_format=torch.channels_last))
+                activations = trunk(images.to(device).contiguous(memory_format=torch.channels_last))
             optimizer.zero_grad()
-            loss_of(tail(activations), labels).backward()
+            loss_of(tail(activations), labels.to(device)).backward()
             optimizer.step()
-            averaged.update(model)
+            averaged.update(tail)
         scheduler.step(epoch + 1)
-        curve.add(_validate(averaged.module, val))
+        curve.add(validation_auroc(averaged.module, task, setting.device))
     return curve
-
-
-def _validate(model: nn.Module, loader: torch.utils.data.DataLoader) -> float:
-    model.eval()
-    with torch.inference_mode():
-        found = [
-            (model(images.contiguous(memory_format=torch.channels_last)), labels) for images, labels in loader
-        ]
-    probabilities = softmax(torch.cat([logits for logits, _ in found]).numpy())
-    labels = torch.cat([labels for _, labels in found]).numpy()
-    return float(np.mean([auroc(probabilities[:, k], labels == k).value for k in np.unique(labels)]))
 
 
 def main() -> None:
@@ -114,8 +99,9 @@ def main() -> None:
     setting = read_setting(__doc__, images=300)
     views = setting.params.augment.views
     ours = Curve(f"dermtune, {views} views")
-    setting.train(setting.activations(views), ours)
-    report(setting, with_timm(setting), [ours])
+    task = setting.activations(views)
+    setting.train(task, ours)
+    report(setting, with_timm(setting, task), [ours])
 
 
 if __name__ == "__main__":

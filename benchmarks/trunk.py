@@ -36,7 +36,7 @@ def main() -> None:
         with torch.inference_mode():
             laid_out(pixels)
 
-    ways = {"ONNX Runtime": lambda: run(views), "torch, channels last": in_torch}
+    ways = {"ONNX Runtime": lambda: list(run([views])), "torch, channels last": in_torch}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(chosen.batches + 2):
         for name, way in ways.items():

@@ -1,5 +1,6 @@
 """Turn logits into honest probabilities, and choose the threshold at which to act; on validation only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.special import log_softmax
 from scipy.special import softmax as scipy_softmax
 
 from dermtune.errors import DataError
+from dermtune_bundle.manifest import OperatingPoint
 
 _LOG_BOUNDS = (np.log(0.02), np.log(50.0))  # a network outside is broken, not merely miscalibrated
 
@@ -121,4 +123,35 @@ def threshold_for_sensitivity(
         threshold=threshold,
         sensitivity=float(flagged[positive].mean()),
         specificity=None if positive.all() else float(1 - flagged[~positive].mean()),
+    )
+
+
+def choose_operating_point(
+    probabilities: NDArray[np.floating],
+    labels: NDArray[np.int64],
+    classes: Sequence[str],
+    target: str,
+    sensitivity: float,
+) -> OperatingPoint:
+    """The threshold on one class's probability that finds this share of its images.
+
+    Args:
+        probabilities: (N, K), of validation images.
+        labels: (N,) class indices.
+        classes: K names.
+        target: one of them.
+        sensitivity: the goal, above 0 and at most 1.
+
+    Raises:
+        DataError: no image is of the target class.
+    """
+    column = classes.index(target)
+    chosen = threshold_for_sensitivity(probabilities[:, column], labels == column, sensitivity)
+    return OperatingPoint(
+        name=target,
+        target=target,
+        threshold=chosen.threshold,
+        goal=f"sensitivity >= {sensitivity:.2f} on validation",
+        sensitivity=chosen.sensitivity,
+        specificity=chosen.specificity,
     )

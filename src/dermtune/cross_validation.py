@@ -1,20 +1,24 @@
 """Cross-validation: how much the metrics of a recipe depend on which lesions it learned from."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 from scipy.stats import t as student_t
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dermtune.backbone import Tail
-from dermtune.calibration import decision_weights, fit_temperature, prior_shift, softmax
-from dermtune.errors import ConfigError
+from dermtune.calibration import (
+    choose_operating_point,
+    decision_weights,
+    fit_temperature,
+    prior_shift,
+    softmax,
+)
+from dermtune.errors import ConfigError, DataError
 from dermtune.metrics import Floats, Predictions, headline, measure, summarize
-from dermtune.stages.finetune import FinetuneConfig, operating_point
+from dermtune.recipe import FinetuneConfig
+from dermtune.splits import assign_folds
 from dermtune.training import Examples, Resume, class_frequencies, predict_logits, train_tail
 from dermtune.trunk import resolve_device
 
@@ -25,17 +29,26 @@ if TYPE_CHECKING:
 def cross_validate(task: "Task", config: FinetuneConfig, *, seed: int, resume: Resume) -> pd.DataFrame:
     """Train on all folds but one, in turn, and measure on that one: a row a fold, a column a metric.
 
-    The whole recipe is repeated: early stopping, temperature and threshold see the validation split, never
-    the fold that is held out. Its images are looked at as they are, unvaried.
+    One tail a fold, without test views, whatever the recipe says of ensembles. Early stopping, temperature
+    and threshold see the validation split, never the fold that is held out. Its images are looked at as they
+    are, unvaried.
 
     Raises:
         ConfigError: augment did not store the unvaried training images.
+        DataError: a class has fewer lesions or patients than there are folds.
     """
     if task.plain is None:
         raise ConfigError("finetune.folds: needs augment.plain: true; set it and run `dvc repro`")
     table = task.train_table
+    of_class = table.groupby("label")["group_id"].nunique()
+    if of_class.min() < config.folds:
+        raise DataError(
+            f"finetune.folds: class {of_class.idxmin()!r} has {of_class.min()} training lesions or patients,"
+            f" fewer than {config.folds} folds; lower it"
+        )
     fold_of = assign_folds(table["label"].tolist(), table["group_id"].tolist(), folds=config.folds, seed=seed)
     device = resolve_device(config.device, key="finetune.device")
+    train = task.train.resident(device)
     rows = []
     for fold in range(config.folds):
         learned, held_out = (
@@ -43,7 +56,7 @@ def cross_validate(task: "Task", config: FinetuneConfig, *, seed: int, resume: R
         )
         tail, _ = train_tail(
             task.network.tail(len(task.classes), dropout=config.dropout, seed=seed),
-            task.train.only(learned),
+            train.only(learned),
             task.val,
             config,
             seed=seed,
@@ -76,8 +89,13 @@ def _measure(
 
     on_val, fold = logits(task.val), plain.only(held_out)
     temperature = fit_temperature(on_val, task.val.labels.numpy()).temperature
-    target = task.classes.index(config.target)
-    point = operating_point(config, softmax(on_val, temperature)[:, target], task.val_table)
+    point = choose_operating_point(
+        softmax(on_val, temperature),
+        task.val.labels.numpy(),
+        task.classes,
+        config.target,
+        config.target_sensitivity,
+    )
     probabilities = softmax(logits(fold), temperature)
     predictions = Predictions(
         tuple(task.classes),
@@ -91,27 +109,8 @@ def _measure(
     return headline(summarize(predictions, [point], measured))
 
 
-def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> NDArray[np.int64]:
-    """Share images out to folds of about the same classes; images of one group share a fold.
-
-    Args:
-        labels: N class names.
-        groups: N groups that must not part.
-        folds: how many.
-        seed: draws the shares.
-
-    Returns:
-        (N,) number of each image's fold, from 0.
-    """
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    fold_of = np.empty(len(labels), np.int64)
-    for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
-        fold_of[held_out] = fold
-    return fold_of
-
-
-def summarize_folds(folds: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Mean of each metric over the folds, with its 95% interval.
+def summarize_folds(folds: pd.DataFrame) -> dict[str, dict[str, float | None]]:
+    """Mean of each metric over the folds that define it, with its 95% interval; None where it has none.
 
     The trainings share most of their images, so the plain interval would be too narrow; its variance is
     multiplied by 1 + K * n_test / n_train, which is 1 + K / (K - 1) for K folds.
@@ -121,10 +120,16 @@ def summarize_folds(folds: pd.DataFrame) -> dict[str, dict[str, float]]:
 
     Source: Nadeau and Bengio, Inference for the generalization error, Machine Learning 2003, section 3.
     """
-    count = len(folds)
-    reach = student_t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (count - 1)) * folds.var(ddof=1))
-    mean = folds.mean()
     return {
-        metric: {"mean": float(mean[metric]), "low": float(low), "high": float(high)}
-        for metric, low, high in zip(folds.columns, mean - reach, mean + reach, strict=True)
+        str(metric): _interval(values.dropna().to_numpy(float), str(metric))
+        for metric, values in folds.items()
     }
+
+
+def _interval(values: Floats, metric: str) -> dict[str, float | None]:
+    count = len(values)
+    if count < 2:  # noqa: PLR2004 (one value has no spread)
+        return {"mean": float(values[0]) if count else None, "low": None, "high": None}
+    reach = student_t.ppf(0.975, count - 1) * np.sqrt((1 / count + 1 / (count - 1)) * values.var(ddof=1))
+    low, high = np.clip(values.mean() + np.array([-reach, reach]), 0, 2 if metric == "brier" else 1)
+    return {"mean": float(values.mean()), "low": float(low), "high": float(high)}

@@ -189,7 +189,7 @@ def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
         label="balanced accuracy",
     )
     scores.set(title="Validation", ylim=(0, 1.02))
-    best = int(np.argmax(history["val_auroc"].to_numpy()))
+    best = int(np.argmax((history["val_auroc"] + history["val_balanced_accuracy"]).to_numpy()))
     scores.annotate(
         f"{history['val_auroc'][best]:.3f}",
         (epochs[best], history["val_auroc"][best]),
@@ -208,7 +208,7 @@ def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
     losses.legend(fontsize=8)
     scores.legend(fontsize=8, loc="lower right")
     epochs_run = f"{len(history)} epoch{'s' if len(history) > 1 else ''}"
-    _note(figure, note or f"{epochs_run}; the number stands at the best AUROC on validation.")
+    _note(figure, note or f"{epochs_run}; the number stands at the epoch with the best mean of both scores.")
     return figure
 
 

@@ -8,11 +8,11 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from dermtune.config import BackboneConfig, Sections
+from dermtune.recipe import FinetuneConfig
 from dermtune.stages.augment import AugmentConfig
 from dermtune.stages.embed import EmbedConfig
 from dermtune.stages.evaluate import EvaluateConfig
 from dermtune.stages.export import ExportConfig
-from dermtune.stages.finetune import FinetuneConfig
 from dermtune.stages.ingest import IngestConfig
 from dermtune.stages.search import SearchConfig
 from dermtune_bundle.files import atomic_path

@@ -1,5 +1,6 @@
 """Group images that must not part, and split the groups by class."""
 
+import warnings
 from collections.abc import Hashable, Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from sklearn.model_selection import StratifiedGroupKFold
 
 from dermtune.errors import DataError
 from dermtune.table import SPLITS
@@ -99,3 +101,24 @@ def assign_splits(table: pd.DataFrame, *, shares: Sequence[float], rng: np.rando
     groups = join_groups(*(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
     split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng)
     return table.assign(group_id=[f"G{group:07d}" for group in groups], split=split)
+
+
+def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> NDArray[np.int64]:
+    """Share images out to folds of about the same classes; images of one group share a fold.
+
+    Args:
+        labels: N class names.
+        groups: N groups that must not part.
+        folds: how many.
+        seed: draws the shares.
+
+    Returns:
+        (N,) number of each image's fold, from 0.
+    """
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    fold_of = np.empty(len(labels), np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a class too rare to be in every fold
+        for fold, (_, members) in enumerate(splitter.split(fold_of, labels, groups)):
+            fold_of[members] = fold
+    return fold_of

@@ -10,10 +10,13 @@ import torch
 
 from dermtune.backbone import Backbone, load_backbone
 from dermtune.config import BackboneConfig
+from dermtune.errors import DataError
 from dermtune.shards import open_array, view_paths
 from dermtune.table import classes_of, read_table, table_sha256
 from dermtune.training import Examples
-from dermtune.trunk import Fingerprint
+from dermtune.trunk import Fingerprint, code_fingerprint
+
+_MODULES = ("dermtune.calibration", "dermtune.metrics", "dermtune.task", "dermtune.training")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
     made_from = Fingerprint.read(activations / "activations.json")
     images_sha256 = table_sha256(images)
     made_from.require(network.trunk, backbone, images_sha256=images_sha256)
+    paths = view_paths(activations)
+    if made_from.views.get("views") != len(paths):
+        raise DataError(
+            f"{activations}: {len(paths)} views where activations.json says {made_from.views.get('views')};"
+            " re-run embed"
+        )
     targets = {name: index for index, name in enumerate(names)}
 
     def examples(table: pd.DataFrame, *paths: Path) -> Examples:
@@ -56,7 +65,7 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
     return Task(
         classes=names,
         network=network,
-        train=examples(train, *view_paths(activations)),
+        train=examples(train, *paths),
         val=examples(val, activations / "val.npy"),
         plain=examples(train, plain) if plain.exists() else None,
         train_table=train,
@@ -71,6 +80,7 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
             "backbone": backbone.model_dump(),
             "activations": asdict(made_from),
             "seed": seed,
+            "code_sha256": code_fingerprint(*_MODULES),
             "versions": {
                 package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")
             },

@@ -27,7 +27,7 @@ from dermtune.trunk import resolve_device
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
-    from dermtune.stages.finetune import FinetuneConfig
+    from dermtune.recipe import FinetuneConfig
     from dermtune.task import Task
 
 log = logging.getLogger(__name__)
@@ -63,17 +63,18 @@ class Examples:
 
     def only(self, images: Tensor) -> "Examples":
         """Some of the images; nothing is read or copied."""
-        return Examples(self.views, self.labels[images], images if self.rows is None else self.rows[images])
+        rows = images if self.rows is None else self.rows[images]
+        return replace(self, labels=self.labels[images], rows=rows)
 
     def resident(self, device: str) -> "Examples":
         """The same on a GPU that has room for all views, so that no batch is copied there; else unchanged."""
         if torch.device(device).type != "cuda":
             return self
         free, _ = torch.cuda.mem_get_info(device)
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         if sum(view.nbytes for view in self.views) > _RESIDENT_SHARE * free:
             return self
-        views = [torch.as_tensor(np.array(view), device=device) for view in self.views]
-        return Examples(views, self.labels, self.rows)
+        return replace(self, views=[torch.as_tensor(np.array(view), device=device) for view in self.views])
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,10 @@ class Resume:
         return replace(self, checkpoint=self.checkpoint.with_stem(f"{self.checkpoint.stem}-{part}"))
 
     def forget(self) -> None:
-        """Remove the checkpoints of all the trainings: they are done."""
-        for path in self.checkpoint.parent.glob(f"{self.checkpoint.stem}-*{self.checkpoint.suffix}"):
-            path.unlink()
+        """Remove the checkpoints of all the trainings, which are done, and what a kill left half-written."""
+        for dot in ("", "."):
+            for path in self.checkpoint.parent.glob(f"{dot}{self.checkpoint.stem}-*{self.checkpoint.suffix}"):
+                path.unlink()
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class EpochRecord:
     val_loss: float
     val_auroc: float
     val_balanced_accuracy: float
+
+    @property
+    def score(self) -> float:
+        """How good a training is by then: does it rank well, and does it name the right class?"""
+        return (self.val_auroc + self.val_balanced_accuracy) / 2
 
 
 def train_tail(
@@ -118,12 +125,12 @@ def train_tail(
     on_epoch: Callable[[EpochRecord], None] | None = None,
     description: str = "",
 ) -> tuple[Tail, list[EpochRecord]]:
-    """Train the tail and give back its averaged weights of the epoch with the best validation AUROC.
+    """Train the tail and give back its averaged weights of its best epoch on validation.
 
     The first `head_epochs` train the classifier alone; then every block learns, the further from the
     classifier the slower (`layer_decay`). AdamW; the rate warms up and falls as a cosine; classes are
     weighted; weights are averaged exponentially (EMA) and it is the average that is validated and kept.
-    Training stops early after `patience` epochs without a better validation AUROC.
+    The best epoch has the highest `EpochRecord.score`; training stops early `patience` epochs after it.
 
     Args:
         tail: what to train; changed in place.
@@ -140,7 +147,6 @@ def train_tail(
         The averaged tail, in eval mode, and the learning curves.
     """
     tail = tail.to(device).to(memory_format=torch.channels_last)
-    train = train.resident(device)
     averaged = copy.deepcopy(tail)
     groups = _parameter_groups(tail, config)
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
@@ -198,7 +204,7 @@ def train_tail(
             on_epoch(record)
 
     if len(history) < config.epochs:
-        log.info("%sstopped early: no better AUROC since epoch %d", description, _best(history).epoch + 1)
+        log.info("%sstopped early: no better epoch since epoch %d", description, _best(history).epoch + 1)
     return state.best.to(memory_format=torch.contiguous_format).eval(), history
 
 
@@ -210,15 +216,17 @@ def train_ensemble(
     Each has a checkpoint of its own, so that an interrupted run resumes in the midst of the ensemble.
     """
     tails, histories = [], []
+    device = resolve_device(config.device, key="finetune.device")
+    train = task.train.resident(device)
     for member in range(config.ensemble):
         own_seed = seed + member * SEEDS_APART
         tail, history = train_tail(
             task.network.tail(len(task.classes), dropout=config.dropout, seed=own_seed),
-            task.train,
+            train,
             task.val,
             config,
             seed=own_seed,
-            device=resolve_device(config.device, key="finetune.device"),
+            device=device,
             resume=resume.of(f"tail-{member}"),
             description=f"tail {member + 1}/{config.ensemble}, " if config.ensemble > 1 else "",
         )
@@ -228,7 +236,7 @@ def train_ensemble(
 
 
 def _best(history: list[EpochRecord]) -> EpochRecord:
-    return max(history, key=lambda record: record.val_auroc)
+    return max(history, key=lambda record: record.score)
 
 
 def _is_over(history: list[EpochRecord], config: "FinetuneConfig") -> bool:
@@ -309,9 +317,9 @@ def _average(averaged: nn.Module, current: nn.Module, *, decay: float, updates: 
 def validate(
     tail: Tail, val: Examples, frequencies: NDArray[np.float64], config: "FinetuneConfig", device: str
 ) -> dict[str, float]:
-    """Loss, macro AUROC and balanced accuracy, by the probabilities and decisions that will be shipped.
+    """Loss, macro AUROC and balanced accuracy of one tail, the loss's weights undone, by its decisions.
 
-    Means are over the classes that the images have.
+    Means are over the classes that the images have. Temperature, ensemble and test views come later.
 
     Raises:
         DataError: training diverged.

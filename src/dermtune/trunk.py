@@ -1,13 +1,12 @@
 """Run the frozen trunk: by ONNX Runtime on a CPU, where it is several times faster, by torch on a GPU."""
 
+import copy
 import hashlib
-import inspect
 import json
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-import dermtune.backbone
-import dermtune.onnx_export
 from dermtune.backbone import Trunk, weights_fingerprint
 from dermtune.config import BackboneConfig, Device
 from dermtune.errors import ConfigError, DataError
 from dermtune.onnx_export import export_onnx
 from dermtune.prefetch import prefetch
 
+_MODULES = ("dermtune.backbone", "dermtune.onnx_export", "dermtune.trunk")
 Runner = Callable[[Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.floating]]]
 
 
@@ -38,7 +36,9 @@ class Fingerprint:
     weights_sha256: str
     """Of the trunk's structure and numbers."""
     code_sha256: str
-    """Of the modules that cut the backbone and run the trunk, and the versions of what they call."""
+    """Of the modules that cut the backbone and run the trunk."""
+    engine: str
+    """What ran the trunk: ONNX Runtime, or torch on a GPU, which rounds to bfloat16 on the way to float16."""
     dtype: str
     shape: tuple[int, ...]
     """(C, h, w) of one image's activations."""
@@ -46,13 +46,15 @@ class Fingerprint:
     """Of which views: what views.json says, among it the SHA-256 of the image table."""
 
     @classmethod
-    def of(cls, trunk: Trunk, backbone: BackboneConfig, *, dtype: str, views: dict[str, Any]) -> Self:
-        """The fingerprint of a trunk's activations of some views."""
+    def of(
+        cls, trunk: Trunk, backbone: BackboneConfig, *, dtype: str, engine: str, views: dict[str, Any]
+    ) -> Self:
+        """The fingerprint of a trunk's activations of some views; the trunk is still on the CPU."""
         size = backbone.input_size
         with torch.inference_mode():
             shape = tuple(trunk(torch.zeros(1, 3, size, size)).shape[1:])
-        weights, code = weights_fingerprint(trunk), _code_fingerprint()
-        return cls(backbone.name, backbone.cut, size, weights, code, dtype, shape, views)
+        weights, code = weights_fingerprint(trunk), code_fingerprint(*_MODULES)
+        return cls(backbone.name, backbone.cut, size, weights, code, engine, dtype, shape, views)
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -77,7 +79,7 @@ class Fingerprint:
         Raises:
             DataError: names what differs.
         """
-        now = asdict(type(self).of(trunk, backbone, dtype=self.dtype, views=self.views))
+        now = asdict(type(self).of(trunk, backbone, dtype=self.dtype, engine=self.engine, views=self.views))
         stored = asdict(self)
         pairs = [(key, stored[key], now[key]) for key in now]
         pairs.append(("images_sha256", self.views.get("images_sha256"), images_sha256))
@@ -86,12 +88,14 @@ class Fingerprint:
             raise DataError(f"the activations were made from something else ({shown}); re-run embed")
 
 
-def _code_fingerprint() -> str:
+def code_fingerprint(*modules: str) -> str:
+    """SHA-256 of some modules' source, which need not be imported."""
     digest = hashlib.sha256()
-    for module in (dermtune.backbone, dermtune.onnx_export, sys.modules[__name__]):
-        digest.update(inspect.getsource(module).encode())
-    for package in ("onnxruntime", "timm", "torch"):
-        digest.update(f"{package} {version(package)}".encode())
+    for module in modules:
+        spec = find_spec(module)
+        if spec is None or spec.origin is None:
+            raise ValueError(f"no module {module}")
+        digest.update(Path(spec.origin).read_bytes())
     return digest.hexdigest()
 
 
@@ -143,16 +147,31 @@ def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Ru
     Making a batch, running the trunk on the one before and using the one before that overlap.
 
     Args:
-        trunk: the frozen part of the network.
+        trunk: the frozen part of the network; a copy of it is used.
         input_size: S, in pixels.
         dtype: `float16` or `float32`, how the activations are stored.
         device: `cpu` (ONNX Runtime) or a torch device.
     """
+    if device == "cpu":
+        run = onnx_function(trunk, input_size=input_size, dtype=dtype)
+        return lambda batches: prefetch(map(run, prefetch(batches)))
+    return lambda batches: prefetch(
+        _on_device(torch_function(trunk, dtype=dtype, device=device), batches, device)
+    )
+
+
+def engine_of(device: str, dtype: str) -> str:
+    """What `make_runner` runs the trunk with, for the fingerprint."""
+    if device == "cpu":
+        return "onnxruntime"
+    return "torch, bfloat16" if dtype == "float16" else "torch"
+
+
+def onnx_function(
+    trunk: Trunk, *, input_size: int, dtype: str
+) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
+    """The trunk in ONNX Runtime, on one batch, which is in memory."""
     module = _FromViews(trunk, getattr(torch, dtype)).eval()
-    return _onnx_runner(module, input_size) if device == "cpu" else _torch_runner(module, device)
-
-
-def _onnx_runner(module: nn.Module, input_size: int) -> Runner:
     example = torch.zeros(2, input_size, input_size, 3, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.onnx"
@@ -164,30 +183,43 @@ def _onnx_runner(module: nn.Module, input_size: int) -> Runner:
         activations: NDArray[np.floating] = session.run(["activations"], {"views": views})[0]
         return activations
 
-    return lambda batches: prefetch(map(run, prefetch(batches)))
+    return run
 
 
-def _torch_runner(module: nn.Module, device: str) -> Runner:
-    module = module.to(device).to(memory_format=torch.channels_last)
+def torch_function(trunk: Trunk, *, dtype: str, device: str) -> Callable[[Tensor], Tensor]:
+    """The trunk in torch, on one batch, which is on the device.
+
+    What is to be stored in 16 bits is computed in as many on a GPU.
+    """
+    module = _FromViews(copy.deepcopy(trunk), getattr(torch, dtype)).eval().to(device)
+    module = module.to(memory_format=torch.channels_last)
+    half = torch.device(device).type == "cuda" and dtype == "float16"
+
+    def run(views: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+            activations: Tensor = module(views)
+        return activations
+
+    return run
+
+
+def _on_device(
+    run: Callable[[Tensor], Tensor], batches: Iterable[NDArray[np.uint8]], device: str
+) -> Iterator[NDArray[np.floating]]:
     on_gpu = torch.device(device).type == "cuda"
 
     def load(views: NDArray[np.uint8]) -> Tensor:
         pixels = torch.from_numpy(views)
-        # from pinned memory, the copy to a GPU goes on while the GPU works on the batch before
         return (pixels.pin_memory() if on_gpu else pixels).to(device, non_blocking=True)
 
-    def run(batches: Iterable[NDArray[np.uint8]]) -> Iterator[NDArray[np.floating]]:
-        before = None
-        for pixels in prefetch(map(load, batches)):
-            with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=on_gpu):
-                coming = _to_host(module(pixels))
-            if before:
-                yield before()  # only now, when the GPU has its next batch to work on
-            before = coming
+    before = None
+    for pixels in prefetch(map(load, batches)):
+        coming = _to_host(run(pixels))
         if before:
-            yield before()
-
-    return lambda batches: prefetch(run(batches))
+            yield before()  # only now, when the GPU has its next batch queued
+        before = coming
+    if before:
+        yield before()
 
 
 def _to_host(activations: Tensor) -> Callable[[], NDArray[np.floating]]:

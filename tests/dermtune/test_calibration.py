@@ -4,7 +4,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dermtune.calibration import fit_temperature, softmax, threshold_for_sensitivity
+from dermtune.calibration import (
+    choose_operating_point,
+    decision_weights,
+    fit_temperature,
+    prior_shift,
+    softmax,
+    threshold_for_sensitivity,
+)
 from dermtune.errors import DataError
 
 
@@ -127,3 +134,28 @@ def test_the_goal_is_reached_and_by_no_higher_score(case: tuple[np.ndarray, np.n
     assert (scores[positive] > last).mean() < goal
     rounded = scores - 1e-6  # as another machine might compute them
     assert ((rounded >= found.threshold) >= (scores >= found.threshold))[scores > 0].all()
+
+
+def test_weights_of_the_loss_are_undone() -> None:
+    """A network that learned from weighted images says p * w; the shift gives p back."""
+    frequencies = np.array([0.7, 0.2, 0.1])
+    probabilities = np.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
+    learned = np.log(probabilities * frequencies**-0.5)
+    assert softmax(learned + prior_shift(frequencies, 0.5)) == pytest.approx(probabilities)
+    assert prior_shift(frequencies, 0.0).tolist() == [0, 0, 0]
+
+
+def test_decision_weights_name_what_balanced_accuracy_asks_for() -> None:
+    frequencies = np.array([0.8, 0.2])
+    assert decision_weights(frequencies, 1.0) == pytest.approx([0.25, 1])
+    assert decision_weights(frequencies, 0.0).tolist() == [1, 1]
+    weighted = np.array([[0.79, 0.21], [0.81, 0.19]]) * decision_weights(frequencies, 1.0)
+    assert weighted.argmax(1).tolist() == [1, 0]
+
+
+def test_an_operating_point_says_what_it_was_chosen_for() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
+    point = choose_operating_point(probabilities, np.array([0, 1, 1, 0]), ["nv", "mel"], "mel", 0.9)
+    assert (point.name, point.target, point.goal) == ("mel", "mel", "sensitivity >= 0.90 on validation")
+    assert (point.sensitivity, point.specificity) == (1, 0.5)
+    assert 0.1 < point.threshold < 0.4

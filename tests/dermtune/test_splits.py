@@ -1,10 +1,11 @@
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dermtune.errors import DataError
-from dermtune.splits import join_groups, split_groups
+from dermtune.splits import assign_folds, join_groups, split_groups
 from dermtune.table import SPLITS
 
 SHARES = (0.70, 0.15, 0.15)
@@ -80,3 +81,22 @@ def test_the_seed_alone_decides_the_split() -> None:
 def test_a_class_of_two_lesions_is_refused_by_name() -> None:
     with pytest.raises(DataError, match="class 'df' has 2 lesions"):
         split_groups(np.arange(8), ["nv"] * 6 + ["df"] * 2, shares=SHARES, rng=np.random.default_rng(1))
+
+
+def test_folds_keep_groups_together_and_classes_even() -> None:
+    rng = np.random.default_rng(0)
+    groups = rng.integers(120, size=400)
+    labels = np.where(groups % 4 == 0, "mel", "nv")
+    fold = assign_folds(list(labels), [f"G{group}" for group in groups], folds=4, seed=1)
+    assert set(fold) == {0, 1, 2, 3}
+    assert pd.Series(fold).groupby(groups).nunique().max() == 1
+    shares = [(labels[fold == number] == "mel").mean() for number in range(4)]
+    assert max(shares) - min(shares) < 0.1
+    assert np.array_equal(fold, assign_folds(list(labels), [f"G{g}" for g in groups], folds=4, seed=1))
+    assert not np.array_equal(fold, assign_folds(list(labels), [f"G{g}" for g in groups], folds=4, seed=2))
+
+
+def test_a_class_that_is_too_rare_for_all_folds_is_in_some() -> None:
+    fold = assign_folds(["nv"] * 9 + ["df"] * 2, list("abcdefghijk"), folds=3, seed=1)
+    assert len(set(fold[-2:])) <= 2
+    assert set(fold) == {0, 1, 2}

@@ -38,3 +38,12 @@ def test_what_is_missing_is_named(params: Params, ingested: Path, embedded: Path
         read_task(ingested, tmp_path, backbone=params.backbone, seed=7)
     with pytest.raises(DataError, match=r"images\.parquet: not a readable image table; re-run ingest"):
         read_task(tmp_path, embedded, backbone=params.backbone, seed=7)
+
+
+def test_activations_that_are_not_all_there_are_refused(
+    params: Params, ingested: Path, embedded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(embedded, tmp_path / "embed")
+    (tmp_path / "embed/train-01.npy").unlink()
+    with pytest.raises(DataError, match=r"1 views where activations\.json says 2; re-run embed"):
+        read_task(ingested, tmp_path / "embed", backbone=params.backbone, seed=7)

@@ -1,3 +1,4 @@
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from dermtune import training
 from dermtune.backbone import Tail, load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.errors import DataError
-from dermtune.stages.finetune import FinetuneConfig
+from dermtune.recipe import FinetuneConfig
 from dermtune.training import (
+    EpochRecord,
     Examples,
     Resume,
     class_frequencies,
@@ -148,9 +150,11 @@ def test_checkpoints_of_several_trainings_are_forgotten_together(tmp_path: Path)
     resume = Resume(tmp_path / "finetune.safetensors", "one")
     for part in ("tail-0", "fold-1"):
         resume.of(part).checkpoint.touch()
+    (tmp_path / ".finetune-tail-0-abc123.safetensors").touch()  # what a kill while it was written left
     assert {path.name for path in tmp_path.iterdir()} == {
         "finetune-fold-1.safetensors",
         "finetune-tail-0.safetensors",
+        ".finetune-tail-0-abc123.safetensors",
         "other.safetensors",
     }
     resume.forget()
@@ -202,16 +206,25 @@ def test_the_head_learns_alone_first(tmp_path: Path) -> None:
 def test_training_stops_early_and_keeps_the_best_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    areas = iter([0.6, 0.9, 0.8, 0.7, 0.95])
+    areas, seen = iter([0.6, 0.9, 0.8, 0.7, 0.95]), []
 
-    def measured(*_: object) -> dict[str, float]:
+    def measured(averaged: Tail, *_: object) -> dict[str, float]:
+        seen.append(copy.deepcopy(averaged))
         return {"val_loss": 1.0, "val_auroc": next(areas), "val_balanced_accuracy": 0.5}
 
-    two_epochs, _ = train(tmp_path / "two", config(epochs=5))
     monkeypatch.setattr(training, "validate", measured)
     tail, history = train(tmp_path, config(epochs=5, patience=2))
     assert [record.val_auroc for record in history] == [0.6, 0.9, 0.8, 0.7]
-    assert not same(two_epochs, tail)
+    assert same(tail, seen[1])
+    assert not same(tail, seen[-1])
+
+
+def test_the_best_epoch_ranks_and_names_well() -> None:
+    def record(area: float, balanced_accuracy: float) -> EpochRecord:
+        return EpochRecord(0, 0.0, 1.0, 1.0, area, balanced_accuracy)
+
+    history = [record(0.962, 0.72), record(0.961, 0.75), record(0.93, 0.76)]
+    assert training._best(history) is history[1]
 
 
 def test_epoch_reads_view_modulo_views() -> None:
@@ -254,6 +267,18 @@ def test_some_of_the_images_are_those_images() -> None:
     assert torch.equal(
         some.only(torch.tensor([1])).batch(0, torch.tensor([0]), "cpu")[1], examples.labels[[3]]
     )
+
+
+def test_activations_on_the_device_give_the_same_batches() -> None:
+    examples = make_examples(1)
+    there = Examples([torch.from_numpy(view) for view in examples.views], examples.labels)
+    for mine, theirs in zip(
+        examples.batch(1, torch.tensor([5, 2]), "cpu"),
+        there.batch(1, torch.tensor([5, 2]), "cpu"),
+        strict=True,
+    ):
+        assert torch.equal(mine, theirs)
+    assert examples.resident("cpu") is examples, "only a GPU's memory is worth filling"
 
 
 def test_validation_judges_the_probabilities_and_decisions_that_are_shipped() -> None:

@@ -9,10 +9,20 @@ from dermtune import trunk as trunk_module
 from dermtune.backbone import Trunk, load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError, DataError
-from dermtune.trunk import Fingerprint, _FromViews, make_runner, resolve_device
+from dermtune.trunk import (
+    Fingerprint,
+    code_fingerprint,
+    engine_of,
+    make_runner,
+    resolve_device,
+)
 
 VIEWS = {"images_sha256": "one table", "views": 2}
 BACKBONE = BackboneConfig(name="tf_efficientnet_lite0", weights="package", cut=3, input_size=64)
+
+
+def fingerprint(trunk: Trunk) -> Fingerprint:
+    return Fingerprint.of(trunk, BACKBONE, dtype="float16", engine="onnxruntime", views=VIEWS)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +51,7 @@ def test_onnx_runtime_gives_what_torch_gives(trunk: Trunk, views: np.ndarray, dt
 
 def test_torchs_runner_gives_the_same_batches_in_order(trunk: Trunk, views: np.ndarray) -> None:
     """What runs on a GPU, run on the CPU; torch calls a CPU by this name as well."""
-    run = trunk_module._torch_runner(_FromViews(trunk, torch.float32).eval(), "cpu:0")
+    run = make_runner(trunk, input_size=64, dtype="float32", device="cpu:0")
     found = np.concatenate(list(run([views[:2], views[2:4], views[4:]])))
     (expected,) = make_runner(trunk, input_size=64, dtype="float32", device="cpu")([views])
     assert np.abs(found - expected).max() < 1e-4 * max(1, np.abs(expected).max())
@@ -49,9 +59,9 @@ def test_torchs_runner_gives_the_same_batches_in_order(trunk: Trunk, views: np.n
 
 
 def test_other_code_changes_the_fingerprint(trunk: Trunk, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
-    monkeypatch.setattr(trunk_module, "version", lambda package: f"another {package}")
-    other = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
+    mine = fingerprint(trunk)
+    monkeypatch.setattr(trunk_module, "_MODULES", ("dermtune.backbone", "dermtune.training"))
+    other = fingerprint(trunk)
     assert mine.code_sha256 != other.code_sha256
     with pytest.raises(DataError, match=r"code_sha256: stored .* re-run embed"):
         mine.require(trunk, BACKBONE, images_sha256="one table")
@@ -65,7 +75,7 @@ def test_a_cut_of_zero_is_normalisation_alone(views: np.ndarray) -> None:
 
 def test_activations_of_anything_else_are_refused(trunk: Trunk, tmp_path: Path) -> None:
     path = tmp_path / "activations.json"
-    path.write_text(Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS).to_json())
+    path.write_text(fingerprint(trunk).to_json())
     stored = Fingerprint.read(path)
     stored.require(trunk, BACKBONE, images_sha256="one table")
 
@@ -78,11 +88,11 @@ def test_activations_of_anything_else_are_refused(trunk: Trunk, tmp_path: Path) 
 
 def test_one_changed_weight_changes_the_fingerprint(trunk: Trunk) -> None:
     other = load_backbone(BACKBONE).trunk
-    mine = Fingerprint.of(trunk, BACKBONE, dtype="float16", views=VIEWS)
-    assert mine == Fingerprint.of(other, BACKBONE, dtype="float16", views=VIEWS)
+    mine = fingerprint(trunk)
+    assert mine == fingerprint(other)
     with torch.no_grad():
         next(other.units.parameters()).view(-1)[0] += 1e-3
-    assert mine != Fingerprint.of(other, BACKBONE, dtype="float16", views=VIEWS)
+    assert mine != fingerprint(other)
 
 
 @pytest.mark.parametrize("content", [None, "no json", "[]", "3", '{"cut": 3, "shape": [1], "views": {}}'])
@@ -99,3 +109,26 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
     assert resolve_device("auto", key="embed.device") == resolve_device("cpu", key="embed.device") == "cpu"
     with pytest.raises(ConfigError, match=r"embed\.device: .* torch sees no GPU"):
         resolve_device("cuda", key="embed.device")
+
+
+def test_code_is_named_by_its_source() -> None:
+    assert code_fingerprint("dermtune.trunk") != code_fingerprint("dermtune.backbone")
+    with pytest.raises(ValueError, match=r"no module dermtune\.nothing"):
+        code_fingerprint("dermtune.nothing")
+
+
+def test_the_engine_says_how_a_gpu_rounds() -> None:
+    assert engine_of("cpu", "float16") == "onnxruntime"
+    assert engine_of("cuda", "float16") == "torch, bfloat16"
+    assert engine_of("cuda", "float32") == "torch"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_a_gpu_gives_what_the_cpu_gives(trunk: Trunk, views: np.ndarray) -> None:
+    (expected,) = make_runner(trunk, input_size=64, dtype="float32", device="cpu")([views])
+    for dtype, tolerance in (("float32", 1e-3), ("float16", 5e-2)):
+        found = np.concatenate(
+            list(make_runner(trunk, input_size=64, dtype=dtype, device="cuda")([views[:2], views[2:]]))
+        )
+        assert np.abs(found - expected).max() < tolerance * max(1, np.abs(expected).max())
+    fingerprint(trunk)  # the trunk itself stays where it is

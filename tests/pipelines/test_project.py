@@ -51,6 +51,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     project = tmp_path_factory.mktemp("project")
     for name in (
         "dvc.yaml",
+        "search/dvc.yaml",
         "params.yaml",
         ".dvcignore",
         ".gitignore",
@@ -68,6 +69,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         augment={"views": 2},
         backbone={"cut": 5, "input_size": 64},
         finetune={"epochs": 2},
+        search={
+            "trials": 2,
+            "part": 2,
+            "epochs": 1,
+            "space": {"lr": {"low": 0.001, "high": 0.1, "log": True}},
+        },
         evaluate={"bootstrap": 100},
         export={"gates": {"auroc_macro": 0.0, "balanced_accuracy": 0.0}},
     )
@@ -123,6 +130,21 @@ def test_an_experiment_is_run_and_shown(clean: Path) -> None:
     (row,) = [row for row in rows if row["Experiment"] == "gentle"]
     assert float(row["finetune.lr"]) == 1e-4
     assert 0 <= float(row["auroc_macro"]) <= 1
+
+
+def test_a_search_runs_nothing_before_it_and_its_winner_is_written_back(clean: Path) -> None:
+    before = (clean / "params.yaml").read_bytes()
+    assert stages_run(run(clean, "dvc", "repro", "search/dvc.yaml").stdout) == ["search"]
+    assert (clean / "params.yaml").read_bytes() == before
+    assert stages_run(run(clean, "dvc", "repro", "search/dvc.yaml").stdout) == []
+
+    set_params(clean, search={"trials": 4})
+    searched = run(clean, "dermtune", "search")
+    assert "trial 3 of 4 done" in searched.stdout, "the two trials before are not run again"
+    best = json.loads((clean / "data/search/best.json").read_text())
+    difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)["params.yaml"]
+    changed = {key: change["new"] for key, change in difference.items() if key.startswith("finetune.")}
+    assert changed in ({"finetune.lr": best["lr"]}, {}), "nothing, where the recipe in use is the best"
 
 
 def test_plots_are_drawn(clean: Path) -> None:

@@ -54,6 +54,7 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
 
     out.mkdir(parents=True, exist_ok=True)
     remove_views(out)
+    (out / "views.json").unlink(missing_ok=True)  # it vouches for what lies beside it
     shape = (input_size, input_size, 3)
     train, val = (places(read_table(images / "images.parquet", split=split)) for split in ("train", "val"))
     shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]

@@ -37,15 +37,22 @@ def embed(config: EmbedConfig, *, backbone: BackboneConfig, views: Path, out: Pa
         DataError: the views are missing or of another size.
     """
     from dermtune.backbone import load_backbone
-    from dermtune.trunk import Fingerprint, make_runner, read_views_json, resolve_device
+    from dermtune.trunk import Fingerprint, engine_of, make_runner, read_views_json, resolve_device
 
     out.mkdir(parents=True, exist_ok=True)
     remove_views(out)
+    (out / "activations.json").unlink(missing_ok=True)  # it vouches for what lies beside it
     trunk = load_backbone(backbone).trunk
     device = resolve_device(config.device, key="embed.device")
     size = backbone.input_size
     run = make_runner(trunk, input_size=size, dtype=config.dtype, device=device)
-    made_from = Fingerprint.of(trunk, backbone, dtype=config.dtype, views=read_views_json(views))
+    made_from = Fingerprint.of(
+        trunk,
+        backbone,
+        dtype=config.dtype,
+        engine=engine_of(device, config.dtype),
+        views=read_views_json(views),
+    )
     paths = [*view_paths(views), views / "val.npy", *views.glob("plain.npy")]
     for path in paths:
         images = open_array(path)

@@ -7,20 +7,20 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
 
-from dermtune.config import BackboneConfig, Config, Device
+from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError
-from dermtune.labels import lesion_class, require_class
+from dermtune.labels import lesion_class
+from dermtune.recipe import FinetuneConfig
 from dermtune.shards import PackedImages, places
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
-from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
 
 if TYPE_CHECKING:
     from dermtune.deployable import Deployable
@@ -30,50 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARITY_IMAGES = 8
-Unit = Annotated[float, Field(ge=0, le=1)]
-
-
-def _not_one(folds: int) -> int:
-    if folds == 1:
-        raise ValueError("expected 0 for none, or at least 2")
-    return folds
-
-
-class FinetuneConfig(Config):
-    """The recipe of the tail's training."""
-
-    epochs: Annotated[int, Field(ge=1)]
-    head_epochs: Annotated[int, Field(ge=0)]
-    """Epochs in which the classifier alone learns."""
-    batch_size: Annotated[int, Field(ge=2)]
-    lr: Annotated[float, Field(gt=0, le=1)]
-    """Peak learning rate of the classifier."""
-    layer_decay: Annotated[float, Field(gt=0, le=1)]
-    """Each block back from the classifier learns at this share of the next one's rate."""
-    weight_decay: Annotated[float, Field(ge=0)]
-    warmup: Annotated[float, Field(ge=0, lt=1)]
-    """Share of the steps over which the rate rises."""
-    class_balance: Unit
-    """In the loss: 0 weighs images alike, 1 weighs classes alike."""
-    decision_balance: Unit
-    """When one class is named: 0 names the most probable, 1 gives each class's recall the same weight."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
-    dropout: Annotated[float, Field(ge=0, lt=1)]
-    ema: Annotated[float, Field(ge=0, lt=1)]
-    """Decay of the averaged weights, per step."""
-    patience: Annotated[int, Field(ge=1)]
-    """Epochs without a better validation AUROC before training stops."""
-    ensemble: Annotated[int, Field(ge=1, le=20)]
-    """Tails that are trained from different seeds, and whose logits are averaged; 1: a single one."""
-    test_views: Literal[1, 2, 4, 8]
-    """Flips and turns of each image whose logits the graph averages; 1: the image as it is."""
-    folds: Annotated[int, Field(ge=0, le=20), AfterValidator(_not_one)]
-    """Cross-validation on the training images: this many more trainings, for an estimate; 0: none."""
-    target: Annotated[str, AfterValidator(require_class)]
-    """The class that must not be missed."""
-    target_sensitivity: Annotated[float, Field(gt=0, le=1)]
-    """Its threshold is the highest that reaches this sensitivity on validation."""
-    device: Device
 
 
 def finetune(
@@ -95,7 +51,7 @@ def finetune(
     from safetensors.torch import save_file
     from torch import nn
 
-    from dermtune.calibration import decision_weights, prior_shift
+    from dermtune.calibration import choose_operating_point, decision_weights, prior_shift
     from dermtune.deployable import Deployable
     from dermtune.figures import learning_curves, write_figure
     from dermtune.task import read_task
@@ -129,7 +85,11 @@ def finetune(
         ),
         input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
         calibration=calibration,
-        operating_points=(operating_point(config, scores[:, names.index(config.target)], task.val_table),),
+        operating_points=(
+            choose_operating_point(
+                scores, task.val.labels.numpy(), names, config.target, config.target_sensitivity
+            ),
+        ),
         lineage=lineage | cross_validation,
     )
     with atomic_path(out / "tails.safetensors") as temporary:
@@ -159,8 +119,9 @@ def _cross_validate(
         folds.to_csv(temporary, index_label="fold", float_format="%.6g")
     found = summarize_folds(folds)
     for metric, numbers in found.items():
-        log.info("%d folds: %s %.3f [%.3f, %.3f]", config.folds, metric, *numbers.values())
-    return {"cross_validation": found}
+        shown = ("undefined" if number is None else f"{number:.3f}" for number in numbers.values())
+        log.info("%d folds: %s %s [%s, %s]", config.folds, metric, *shown)
+    return {"cross_validation": {"folds": config.folds, "of": "one tail, no test views", **found}}
 
 
 def _calibrate_and_write(
@@ -194,25 +155,3 @@ def _calibrate_and_write(
         logit_shift=tuple(module.logit_shift.tolist()),
     )
     return calibration, softmax(logits, fitted.temperature)
-
-
-def operating_point(config: FinetuneConfig, scores: NDArray[np.float64], val: pd.DataFrame) -> OperatingPoint:
-    """The threshold of the target's probability that the config asks for, on validation.
-
-    Args:
-        config: the target, and the sensitivity that it must have.
-        scores: (N,) its probability.
-        val: the image table's rows of the same images.
-    """
-    from dermtune.calibration import threshold_for_sensitivity
-
-    positive = (val["label"] == config.target).to_numpy(dtype=bool)
-    chosen = threshold_for_sensitivity(scores, positive, config.target_sensitivity)
-    return OperatingPoint(
-        name=config.target,
-        target=config.target,
-        threshold=chosen.threshold,
-        goal=f"sensitivity >= {config.target_sensitivity:.2f} on validation",
-        sensitivity=chosen.sensitivity,
-        specificity=chosen.specificity,
-    )

@@ -13,8 +13,8 @@ from pydantic import Field, model_validator
 
 from dermtune.config import BackboneConfig, Config
 from dermtune.errors import DataError
+from dermtune.recipe import FinetuneConfig
 from dermtune.search_space import Choices, Number, Sampler, Span
-from dermtune.stages.finetune import FinetuneConfig
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def search(
     storage: Path,
     out: Path,
 ) -> dict[str, Number]:
-    """Try values for keys of `finetune`; gives the best, by the macro AUROC on validation.
+    """Try values for keys of `finetune`; gives the best on validation (`EpochRecord.score`).
 
     Raises:
         DataError: the activations are stale, foreign or missing.
@@ -71,27 +71,27 @@ def search(
     import optuna
     import torch
 
-    from dermtune.cross_validation import assign_folds
     from dermtune.figures import write_figure
     from dermtune.search import best_values, open_study, run_trials, search_figures, trials_table
+    from dermtune.splits import assign_folds
     from dermtune.task import read_task
     from dermtune.training import train_tail
     from dermtune.trunk import resolve_device
 
     task = read_task(images, activations, backbone=backbone, seed=seed)
-    train = task.train
+    device = resolve_device(recipe.device, key="finetune.device")
+    train = task.train.resident(device)
     if config.part > 1:
         table = task.train_table
         part_of = assign_folds(
             table["label"].tolist(), table["group_id"].tolist(), folds=config.part, seed=seed
         )
         train = train.only(torch.from_numpy((part_of == 0).nonzero()[0]))
-    device = resolve_device(recipe.device, key="finetune.device")
     brief = {"epochs": config.epochs, "patience": config.epochs}
 
     def score(values: dict[str, Number], trial: "optuna.Trial") -> float:
         def report(record: "EpochRecord") -> None:
-            trial.report(record.val_auroc, record.epoch + 1)
+            trial.report(record.score, record.epoch + 1)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
@@ -110,14 +110,16 @@ def search(
         except DataError as error:  # this rate makes training diverge; another may not
             log.info("trial %d: %s", trial.number, error)
             raise optuna.TrialPruned from error
-        return max(record.val_auroc for record in history)
+        return max(record.score for record in history)
 
     made_from = task.lineage | {
         "search": config.model_dump(exclude={"trials"}),
-        "finetune": recipe.model_dump(),
+        "finetune": recipe.model_dump(
+            exclude={*config.space, *_FIXED}
+        ),  # what a trial changes is no part of it
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    study = open_study(storage, study_name, seed=seed)
+    study = open_study(storage, study_name, seed=seed, unpruned=recipe.head_epochs)
     run_trials(
         study,
         score,
@@ -134,5 +136,10 @@ def search(
         temporary.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     for name, figure in search_figures(study).items():
         write_figure(figure, out / f"{name}.png")
-    log.info("best of %d trials: AUROC %.4f on validation with %s", len(study.trials), study.best_value, best)
+    log.info(
+        "best of %d trials: %.4f, the mean of macro AUROC and balanced accuracy on validation, with %s",
+        len(study.trials),
+        study.best_value,
+        best,
+    )
     return best

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,17 @@ def test_the_fingerprint_names_what_they_were_made_from(
     assert fingerprint["cut"] == params.backbone.cut
     assert fingerprint["views"]["images_sha256"] == table_sha256(ingested)
     assert tuple(fingerprint["shape"]) == open_array(embedded / "val.npy").shape[1:]
+
+
+def test_activations_that_were_cut_off_are_vouched_for_by_nothing(
+    params: Params, augmented: Path, embedded: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(embedded, tmp_path / "out")
+    shutil.copytree(augmented, tmp_path / "views")
+    np.save(tmp_path / "views/train-01.npy", np.zeros((3, 8, 8, 3), np.uint8))
+    with pytest.raises(DataError, match="re-run augment"):
+        embed(params.embed, backbone=params.backbone, views=tmp_path / "views", out=tmp_path / "out")
+    assert not (tmp_path / "out/activations.json").exists()
 
 
 def test_views_of_another_size_are_refused(params: Params, augmented: Path, tmp_path: Path) -> None:

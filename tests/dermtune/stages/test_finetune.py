@@ -18,6 +18,7 @@ from dermtune.shards import PackedImages, open_array, places
 from dermtune.stages.augment import augment
 from dermtune.stages.embed import embed
 from dermtune.stages.finetune import finetune
+from dermtune.stages.ingest import ingest
 from dermtune.table import classes_of, read_table, write_table
 from dermtune.training import Examples, predict_logits
 from dermtune_bundle.decode import resize
@@ -140,19 +141,20 @@ def test_activations_of_fewer_images_are_refused(
 
 
 @pytest.fixture(scope="module")
-def with_plain(params: Params, ingested: Path, work: Path) -> Path:
-    """Activations of the unvaried training images as well."""
-    views, out = work / "augment-plain", work / "embed-plain"
+def larger(params: Params, work: Path) -> Path:
+    """Enough lesions for folds; embedded with the unvaried training images as well."""
+    folder = work / "larger"
+    ingest(params.ingest.model_copy(update={"synthetic_lesions": 100}), seed=1, out=folder / "ingest")
     config = params.augment.model_copy(update={"plain": True})
-    augment(config, input_size=params.backbone.input_size, seed=params.seed, images=ingested, out=views)
-    embed(params.embed, backbone=params.backbone, views=views, out=out)
-    return out
+    size = params.backbone.input_size
+    augment(config, input_size=size, seed=1, images=folder / "ingest", out=folder / "augment")
+    embed(params.embed, backbone=params.backbone, views=folder / "augment", out=folder / "embed")
+    return folder
 
 
-def test_an_ensemble_with_test_views_and_folds(
-    params: Params, ingested: Path, with_plain: Path, tmp_path: Path
-) -> None:
-    _run(params, tmp_path, images=ingested, activations=with_plain, ensemble=2, test_views=2, folds=3)
+def test_an_ensemble_with_test_views_and_folds(params: Params, larger: Path, tmp_path: Path) -> None:
+    ingested = larger / "ingest"
+    _run(params, tmp_path, images=ingested, activations=larger / "embed", ensemble=2, test_views=2, folds=2)
     out = tmp_path / "out"
 
     network = load_backbone(params.backbone)
@@ -174,11 +176,18 @@ def test_an_ensemble_with_test_views_and_folds(
     assert np.abs(found - expected).max() < 0.02
 
     folds = pd.read_csv(out / "cross_validation.csv")
-    assert list(folds["fold"]) == [0, 1, 2]
+    assert list(folds["fold"]) == [0, 1]
     assert {"auroc_macro", "balanced_accuracy", "sensitivity_mel"} < set(folds)
+    assert contract.lineage["cross_validation"]["of"] == "one tail, no test views"
     summary = contract.lineage["cross_validation"]["auroc_macro"]
     assert summary["mean"] == pytest.approx(folds["auroc_macro"].mean(), abs=1e-5)
     assert summary["low"] < summary["mean"] < summary["high"]
+
+
+def test_more_folds_than_lesions_are_refused(params: Params, larger: Path, tmp_path: Path) -> None:
+    message = r"finetune\.folds: class '\w+' has \d+ training lesions or patients, fewer than 20 folds"
+    with pytest.raises(DataError, match=message):
+        _run(params, tmp_path, images=larger / "ingest", activations=larger / "embed", folds=20)
 
 
 def test_folds_without_unvaried_images_are_refused(
