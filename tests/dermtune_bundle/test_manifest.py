@@ -81,7 +81,7 @@ def test_a_contract_is_the_manifest_without_its_release(tiny_manifest: Manifest)
 
 def test_whole_numbers_are_numbers_and_undefined_ones_may_be_null(tiny_manifest: Manifest) -> None:
     values = json.loads(tiny_manifest.to_json())
-    values["calibration"] = {"method": "none", "temperature": 1, "nll_before": None, "nll_after": 2}
+    values["calibration"] |= {"method": "none", "temperature": 1, "nll_before": None, "nll_after": 2}
     calibration = Manifest.parse(json.dumps(values), source="x.json").calibration
     assert calibration.nll_before is None
     assert isinstance(calibration.temperature, float)
