@@ -23,7 +23,9 @@ from pipelines.stage import run_stage
 
 
 def read_graph(project: Path) -> dict[str, list[str]]:
-    """Every stage in the order in which DVC would run it, with the stages that it waits for.
+    """Every stage of dvc.yaml in the order in which DVC would run it, with the stages that it waits for.
+
+    Stages of other folders, such as search/dvc.yaml, are for people to start.
 
     Raises:
         DvcException: the folder holds no DVC project, or dvc.yaml or params.yaml is wrong.
@@ -33,6 +35,7 @@ def read_graph(project: Path) -> dict[str, list[str]]:
         return {
             stage.addressing: [upstream.addressing for upstream in graph.successors(stage)]
             for stage in plan_repro(graph)
+            if stage.path_in_repo == "dvc.yaml"
         }
 
 

@@ -42,7 +42,7 @@ def set_params(project: Path, **changes: dict[str, object]) -> None:
 
 
 def stages_run(output: str) -> list[str]:
-    return re.findall(r"Running stage '(\w+)'", output)
+    return re.findall(r"Running stage '(?:[\w/]+\.yaml:)?(\w+)'", output)
 
 
 @pytest.fixture(scope="module")
