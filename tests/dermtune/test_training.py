@@ -139,6 +139,7 @@ def test_a_training_that_is_over_is_not_run_again(tmp_path: Path, caplog: pytest
     """As when the run was interrupted after it, in the next tail of an ensemble."""
     whole, whole_history = train(tmp_path)
     caplog.set_level("INFO", "dermtune")
+    caplog.clear()
     again, history = train(tmp_path)
     said = [record.message for record in caplog.records if record.name.startswith("dermtune")]
     assert said == ["resumed after epoch 4"]
