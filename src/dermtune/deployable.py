@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from dermtune.backbone import Tail, Trunk
 from dermtune.errors import DataError
-from dermtune.onnx_export import export_onnx
+from dermtune.onnx_export import export_onnx, replace_value
 from dermtune_bundle.graph import INPUT, OUTPUTS, Graph
 
 _TOLERANCE = 1e-4
@@ -26,6 +26,7 @@ class Deployable(nn.Module):
 
     tails: Iterable[Tail]
     logit_shift: Tensor
+    temperature: Tensor
 
     def __init__(
         self,
@@ -52,7 +53,7 @@ class Deployable(nn.Module):
         self.tails = nn.ModuleList(tails)  # type: ignore[assignment]  # of tails alone
         self.input_size = input_size
         self.register_buffer("logit_shift", torch.tensor(list(logit_shift), dtype=torch.float32))
-        self.temperature = temperature
+        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
         self.test_views = test_views
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -113,6 +114,12 @@ def export_deployable(module: Deployable, path: Path) -> None:
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     open_sizes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
     export_onnx(module.eval(), example, path, dynamic=open_sizes, inputs=[INPUT], outputs=list(OUTPUTS))
+
+
+def set_temperature(module: Deployable, path: Path, temperature: float) -> None:
+    """Set the temperature of the module, and of model.onnx exported from it."""
+    module.temperature.fill_(temperature)
+    replace_value(path, "temperature", module.temperature.numpy())
 
 
 def check_parity(module: Deployable, graph: Graph, images: Iterable[NDArray[np.uint8]]) -> float:

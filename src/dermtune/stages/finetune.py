@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _PARITY_IMAGES = 8
+_UNCALIBRATED = 2.0  # not 1: the exporter takes a division by 1 out, and no temperature could be set then
 
 
 def finetune(
@@ -74,6 +75,7 @@ def finetune(
         tails,
         input_size=backbone.input_size,
         logit_shift=prior_shift(frequencies, config.class_balance).tolist(),
+        temperature=_UNCALIBRATED,
         test_views=config.test_views,
     )
     calibration, scores = _calibrate_and_write(module, task, images, out / "model.onnx")
@@ -133,17 +135,17 @@ def _calibrate_and_write(
     probabilities (N, K) as well, by which thresholds are chosen.
     """
     from dermtune.calibration import fit_temperature, softmax
-    from dermtune.deployable import check_parity, export_deployable
+    from dermtune.deployable import check_parity, export_deployable, set_temperature
     from dermtune.inference import predict_images
 
     packed, found = PackedImages(images), places(task.val_table)
     with atomic_path(path) as temporary:
         export_deployable(module, temporary)
         raw = predict_images(Graph.open(temporary, threads=1), packed, found, description="calibrate")
-        logits = np.log(np.maximum(raw, np.finfo(np.float32).tiny))  # but for a constant, which is no matter
+        # but for a constant, which is no matter
+        logits = _UNCALIBRATED * np.log(np.maximum(raw, np.finfo(np.float32).tiny))
         fitted = fit_temperature(logits, task.val.labels.numpy())
-        module.temperature = fitted.temperature
-        export_deployable(module, temporary)
+        set_temperature(module, temporary, fitted.temperature)
         some = (packed.decode(place) for place in found[:_PARITY_IMAGES])
         worst = check_parity(module, Graph.open(temporary, threads=1), some)
         log.info("model.onnx gives torch's probabilities within %.1e", worst)
