@@ -26,7 +26,7 @@ run: $(READY) ## images in, checked and exported model out: run what changed, th
 	@dermtune summary
 
 test: $(READY) ## run the tests and report coverage; ARGS are pytest's, such as ARGS="-k splits"
-	python -m pytest --cov --cov-report=term $(ARGS)
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)
 
 check: $(READY) ## formatter, linter, type checker and import rules
 	ruff format --check .

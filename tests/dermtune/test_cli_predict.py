@@ -39,6 +39,12 @@ class Finished(NamedTuple):
 Run = Callable[..., Finished]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal on which no path of pytest's is broken into lines."""
+    monkeypatch.setenv("COLUMNS", "300")
+
+
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """Runs the command line in this process."""
