@@ -85,9 +85,14 @@ class Setting:
         """The pretrained backbone, cut."""
         return load_backbone(self.params.backbone)
 
+    @property
+    def views_folder(self) -> Path:
+        """Where augmented views lie."""
+        return self.work / "views"
+
     def activations(self, views: int) -> Task:
         """What dermtune does before training: views, and the trunk over each, once."""
-        made, out = self.work / f"views-{views}", self.work / f"activations-{views}"
+        made, out = self.views_folder, self.work / f"activations-{views}"
         params = self.params
         config = params.augment.model_copy(update={"views": views})
         augment(config, input_size=params.backbone.input_size, seed=params.seed, images=self.images, out=made)
@@ -101,12 +106,12 @@ class Setting:
         train_tail(tail, train, task.val, self.recipe, seed=1, device=self.device, on_epoch=curve.on_epoch)
 
 
-def read_setting(description: str, *, images: int) -> Setting:
-    """Parse the command line, and choose the images that take part."""
+def read_setting(description: str, *, images: int, epochs: int = 20, cut: int = 6) -> Setting:
+    """Parse the command line, whose defaults are given, and choose the images that take part."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--images", type=int, default=images, help="training images, about")
-    parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--cut", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--cut", type=int, default=cut)
     parser.add_argument("--views", type=int, default=4, help="of each training image, in dermtune")
     parser.add_argument("--work", type=Path, default=Path("/tmp/dermtune-benchmark"))  # noqa: S108
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="of both sides")

@@ -70,7 +70,7 @@ class Deployable(nn.Module):
         size = [self.input_size, self.input_size]
         pixels = image.permute(0, 3, 1, 2).float()
         pixels = functional.interpolate(pixels, size, mode="bilinear", antialias=True, align_corners=False)
-        views = torch.cat([_turn(pixels, view) for view in range(self.test_views)])
+        views = torch.cat([turn(pixels, view) for view in range(self.test_views)])
         activations = self.trunk(views)
         outputs = [_outputs(tail, activations) for tail in self.tails]
         logits = self._by_view(_mean([logits for logits, _, _ in outputs])).mean(0)
@@ -96,14 +96,14 @@ def _outputs(tail: Tail, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tail.classify(features), features.mean((2, 3)), maps / (features.shape[2] * features.shape[3])
 
 
-def _turn(images: Tensor, view: int) -> Tensor:
+def turn(images: Tensor, view: int) -> Tensor:
     """One of the eight symmetries of a square, of (N, C, S, S); view 0 is the image itself."""
     flipped = images.flip([axis for bit, axis in ((1, 3), (2, 2)) if view & bit])
     return flipped.transpose(2, 3) if view & _TRANSPOSED else flipped
 
 
 def _turn_back(images: Tensor, view: int) -> Tensor:
-    """What undoes `_turn`."""
+    """What undoes `turn`."""
     turned = images.transpose(2, 3) if view & _TRANSPOSED else images
     return turned.flip([axis for bit, axis in ((1, 3), (2, 2)) if view & bit])
 

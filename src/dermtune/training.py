@@ -317,9 +317,7 @@ def _average(averaged: nn.Module, current: nn.Module, *, decay: float, updates: 
 def validate(
     tail: Tail, val: Examples, frequencies: NDArray[np.float64], config: "FinetuneConfig", device: str
 ) -> dict[str, float]:
-    """Loss, macro AUROC and balanced accuracy of one tail, the loss's weights undone, by its decisions.
-
-    Means are over the classes that the images have. Temperature, ensemble and test views come later.
+    """Loss, macro AUROC and balanced accuracy of one tail; temperature, ensemble and test views come later.
 
     Raises:
         DataError: training diverged.
@@ -327,7 +325,19 @@ def validate(
     logits = predict_logits(tail, val, device).double().numpy()
     if not np.isfinite(logits).all():
         raise DataError("training diverged: a logit is not finite; lower finetune.lr and re-run finetune")
-    labels = val.labels.numpy()
+    return measure_logits(logits, val.labels.numpy(), frequencies, config)
+
+
+def measure_logits(
+    logits: NDArray[np.float64],
+    labels: NDArray[np.int64],
+    frequencies: NDArray[np.float64],
+    config: "FinetuneConfig",
+) -> dict[str, float]:
+    """Loss, macro AUROC and balanced accuracy of logits (N, K), the loss's weights undone, by its decisions.
+
+    Means are over the classes that the images have.
+    """
     probabilities = softmax(logits + prior_shift(frequencies, config.class_balance))
     named = (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1)
     present = [index for index in range(logits.shape[1]) if 0 < (labels == index).sum() < len(labels)]
