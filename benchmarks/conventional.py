@@ -4,10 +4,9 @@
 
 Both sides train with the very same code (`train_tail`: optimizer, learning rates, loss, averaging,
 validation); they differ in where a batch comes from. The conventional side decodes, augments and runs the
-frozen layers anew, in torch (channels last, no gradients), with a worker process a core; its validation
-images as well. dermtune's time includes augmenting and embedding. The last ratio is that of the chosen
-number of views; above it are the strict case, where every epoch sees fresh views, and a further training on
-the same activations.
+frozen layers anew, in torch (channels last, no gradients), with a worker process a core. dermtune's time
+includes augmenting and embedding. The last ratio is that of the chosen number of views; above it are the
+strict case, where every epoch sees fresh views, and a further training on the same activations.
 """
 
 import os

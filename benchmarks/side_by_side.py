@@ -1,8 +1,8 @@
 """What the side-by-side benchmarks share: the same images, weights, cut, epochs and batch size for both.
 
-HAM10000 where it is, else drawn images. A part of the training lesions is enough for a ratio, as the cost of
-either side grows with the number of images. Both sides validate on all validation images, and both are given
-their activations: a conventional loop would have to compute them at every epoch, and is spared it.
+HAM10000 where it is, else drawn images. A part of the lesions is enough for a ratio, as the cost of either
+side grows with the number of images. Both sides validate on the same activations: dermtune's time includes
+making them, a conventional loop would have to make them at every epoch, and is spared it.
 """
 
 import argparse
@@ -106,8 +106,13 @@ class Setting:
         train_tail(tail, train, task.val, self.recipe, seed=1, device=self.device, on_epoch=curve.on_epoch)
 
 
-def read_setting(description: str, *, images: int, epochs: int = 20, cut: int = 6) -> Setting:
-    """Parse the command line, whose defaults are given, and choose the images that take part."""
+def read_setting(
+    description: str, *, images: int, epochs: int = 20, cut: int = 6, all_validation: bool = False
+) -> Setting:
+    """Parse the command line, whose defaults are given, and choose the images that take part.
+
+    Of validation as large a part as of training, or all.
+    """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--images", type=int, default=images, help="training images, about")
     parser.add_argument("--epochs", type=int, default=epochs)
@@ -135,7 +140,7 @@ def read_setting(description: str, *, images: int, epochs: int = 20, cut: int = 
     if not (whole / "images.parquet").exists():
         ingest(params.ingest, seed=params.seed, out=whole)
     part = chosen.work / "images"
-    _choose(whole, part, images=chosen.images, seed=params.seed)
+    _choose(whole, part, images=chosen.images, seed=params.seed, all_validation=all_validation)
     device = resolve_device(chosen.device, key="--device")
     return Setting(params, part, chosen.work, chosen.plot, device)
 
@@ -150,19 +155,23 @@ def validation_auroc(tail: nn.Module, task: Task, device: str) -> float:
     return float(np.mean([auroc(probabilities[:, k], labels == k).value for k in np.unique(labels)]))
 
 
-def _choose(whole: Path, part: Path, *, images: int, seed: int) -> None:
-    """Keep about so many training images, of whole lesions, and all validation images."""
+def _choose(whole: Path, part: Path, *, images: int, seed: int, all_validation: bool) -> None:
+    """Write a table of about so many training images, of whole lesions, and of validation images."""
     table = read_table(whole / "images.parquet")
     train, val = (table[table["split"] == split] for split in ("train", "val"))
     folds = round(len(train) / images)
     if folds > 1:
-        fold = assign_folds(train["label"].tolist(), train["group_id"].tolist(), folds=folds, seed=seed)
-        train = train[fold == 0]
+        train = _fold(train, folds, seed)
+        val = val if all_validation else _fold(val, folds, seed)
     part.mkdir(parents=True, exist_ok=True)
     write_table(pd.concat([train, val]), part / "images.parquet")
     for shard in whole.glob("*.tar"):
         if not (part / shard.name).exists():
             (part / shard.name).symlink_to(shard.absolute())
+
+
+def _fold(rows: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:
+    return rows[assign_folds(rows["label"].tolist(), rows["group_id"].tolist(), folds=folds, seed=seed) == 0]
 
 
 def report(
