@@ -83,19 +83,20 @@ def with_fastai(setting: Setting, task: Task, root: Path) -> Curve:
     ).dataloaders(table, bs=setting.recipe.batch_size, num_workers=os.cpu_count() or 1)
 
     def body(*, pretrained: bool) -> nn.Module:  # noqa: ARG001 (it is, already)
-        return nn.Sequential(Frozen(network.trunk.units), nn.Sequential(*network.tail_units))
+        pooling = nn.AdaptiveAvgPool2d(1)  # fastai cuts the network here, whatever its argument `cut` says
+        return nn.Sequential(Frozen(network.trunk.units), nn.Sequential(*network.tail_units), pooling)
 
     learner = vision_learner(
         loaders,
         body,
         pretrained=True,
         normalize=False,
-        cut=lambda model: model,
         n_out=loaders.c,
         splitter=lambda model: [params(model[0][1]), params(model[1])],
         cbs=TimeAUROC(curve, task, setting.device),
     )
     network.trunk.units.requires_grad_(requires_grad=False)
+    learner.no_bar()
     learner.fine_tune(setting.recipe.epochs - 1, base_lr=setting.recipe.lr, freeze_epochs=1)
     return curve
 
