@@ -20,13 +20,7 @@ from dermtune.backbone import Tail
 from dermtune.deployable import turn
 from dermtune.shards import open_array, read_batches
 from dermtune.task import Task
-from dermtune.training import (
-    Examples,
-    class_frequencies,
-    measure_logits,
-    predict_logits,
-    train_tail,
-)
+from dermtune.training import Examples, class_frequencies, measure_logits, predict_logits
 from dermtune.trunk import make_runner
 
 SEEDS = (1, 2, 3)
@@ -46,13 +40,6 @@ BACKBONES: Mapping[str, Mapping[str, int]] = {
     "input of 160 px": {"input_size": 160},
     "input of 288 px": {"input_size": 288},
 }
-
-
-def train(setting: Setting, task: Task, seed: int = SEEDS[0]) -> Tail:
-    """Train one tail and keep its best epoch."""
-    tail = task.network.tail(len(task.classes), dropout=setting.recipe.dropout, seed=seed)
-    examples = task.train.resident(setting.device)
-    return train_tail(tail, examples, task.val, setting.recipe, seed=seed, device=setting.device)[0]
 
 
 def show(name: str, setting: Setting, task: Task, logits: NDArray[np.float64]) -> None:
@@ -88,7 +75,7 @@ def main() -> None:
     views = setting.params.augment.views
     task = setting.activations(views)
     print("| validation | AUROC, macro | balanced accuracy |\n| --- | --- | --- |")
-    tails = [train(setting, task, seed) for seed in SEEDS]
+    tails = [setting.train(task, seed=seed) for seed in SEEDS]
     found = [logits_of(setting, tail, task.val) for tail in tails]
     for seed, logits in zip(SEEDS, found, strict=True):
         show(f"the recipe, seed {seed}", setting, task, logits)
@@ -99,15 +86,15 @@ def main() -> None:
         params = setting.params
         recipe = params.finetune.model_copy(update=changes)
         changed = replace(setting, params=params.model_copy(update={"finetune": recipe}))
-        show(name, changed, task, logits_of(changed, train(changed, task), task.val))
+        show(name, changed, task, logits_of(changed, changed.train(task), task.val))
     fewer = replace(task, train=replace(task.train, views=task.train.views[:1]))
-    show("one view of each image", setting, fewer, logits_of(setting, train(setting, fewer), task.val))
+    show("one view of each image", setting, fewer, logits_of(setting, setting.train(fewer), task.val))
     for name, values in BACKBONES.items():
         backbone = setting.params.backbone.model_copy(update=values)
         work = setting.work / "-".join(f"{key}-{value}" for key, value in values.items())
         changed = replace(setting, params=setting.params.model_copy(update={"backbone": backbone}), work=work)
         other = changed.activations(views)
-        show(name, changed, other, logits_of(changed, train(changed, other), other.val))
+        show(name, changed, other, logits_of(changed, changed.train(other), other.val))
 
 
 if __name__ == "__main__":

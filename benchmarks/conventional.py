@@ -103,7 +103,7 @@ def dermtune(setting: Setting, views: int) -> tuple[Curve, float, Task]:
     curve = Curve(f"dermtune, {views} views")
     task = setting.activations(views)
     ready = Curve("")
-    setting.train(task, curve)
+    setting.train(task, curve=curve)
     return curve, curve.total - (ready.began - curve.began), task
 
 

@@ -111,7 +111,7 @@ def main() -> None:
     views = setting.params.augment.views
     ours = Curve(f"dermtune, {views} views")
     task = setting.activations(views)
-    setting.train(task, ours)
+    setting.train(task, curve=ours)
     report(setting, with_fastai(setting, task, HAM10000.absolute()), [ours])
 
 

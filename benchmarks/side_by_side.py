@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from dermtune.backbone import Backbone, load_backbone
+from dermtune.backbone import Backbone, Tail, load_backbone
 from dermtune.calibration import softmax
 from dermtune.figures import BLUE, GREEN, VERMILION, write_figure
 from dermtune.metrics import auroc
@@ -99,11 +99,13 @@ class Setting:
         embed(params.embed, backbone=params.backbone, views=made, out=out)
         return read_task(self.images, out, backbone=params.backbone, seed=params.seed)
 
-    def train(self, task: Task, curve: Curve) -> None:
-        """What dermtune does then."""
-        tail = task.network.tail(len(task.classes), dropout=self.recipe.dropout, seed=1)
-        train = task.train.resident(self.device)
-        train_tail(tail, train, task.val, self.recipe, seed=1, device=self.device, on_epoch=curve.on_epoch)
+    def train(self, task: Task, *, seed: int = 1, curve: Curve | None = None) -> Tail:
+        """What dermtune does then; gives the epoch that was kept."""
+        tail = task.network.tail(len(task.classes), dropout=self.recipe.dropout, seed=seed)
+        train, on_epoch = task.train.resident(self.device), curve.on_epoch if curve else None
+        return train_tail(
+            tail, train, task.val, self.recipe, seed=seed, device=self.device, on_epoch=on_epoch
+        )[0]
 
 
 def read_setting(

@@ -15,10 +15,10 @@ from dermtune.calibration import (
     prior_shift,
     softmax,
 )
-from dermtune.errors import ConfigError, DataError
+from dermtune.errors import ConfigError
 from dermtune.metrics import Floats, Predictions, headline, measure, summarize
 from dermtune.recipe import FinetuneConfig
-from dermtune.splits import assign_folds
+from dermtune.splits import assign_folds, require_every_class
 from dermtune.training import Examples, Resume, class_frequencies, predict_logits, train_tail
 from dermtune.trunk import resolve_device
 
@@ -39,14 +39,9 @@ def cross_validate(task: "Task", config: FinetuneConfig, *, seed: int, resume: R
     """
     if task.plain is None:
         raise ConfigError("finetune.folds: needs augment.plain: true; set it and run `dvc repro`")
-    table = task.train_table
-    of_class = table.groupby("label")["group_id"].nunique()
-    if of_class.min() < config.folds:
-        raise DataError(
-            f"finetune.folds: class {of_class.idxmin()!r} has {of_class.min()} training lesions or patients,"
-            f" fewer than {config.folds} folds; lower it"
-        )
-    fold_of = assign_folds(table["label"].tolist(), table["group_id"].tolist(), folds=config.folds, seed=seed)
+    labels, groups = (task.train_table[key].tolist() for key in ("label", "group_id"))
+    require_every_class(labels, groups, folds=config.folds, key="finetune.folds")
+    fold_of = assign_folds(labels, groups, folds=config.folds, seed=seed)
     device = resolve_device(config.device, key="finetune.device")
     train = task.train.resident(device)
     rows = []

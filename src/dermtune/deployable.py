@@ -97,7 +97,10 @@ def _outputs(tail: Tail, activations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def turn(images: Tensor, view: int) -> Tensor:
-    """One of the eight symmetries of a square, of (N, C, S, S); view 0 is the image itself."""
+    """One of the eight symmetries of a square, of (N, C, S, S); view 0 is the image itself.
+
+    Of the view's bits, 1 flips left and right, 2 top and bottom, and 4 then swaps rows and columns.
+    """
     flipped = images.flip([axis for bit, axis in ((1, 3), (2, 2)) if view & bit])
     return flipped.transpose(2, 3) if view & _TRANSPOSED else flipped
 

@@ -62,6 +62,11 @@ def export_onnx(
 def replace_value(path: Path, name: str, value: NDArray[np.float32]) -> None:
     """Give one of an exported module's buffers or parameters another value, which needs no new export.
 
+    Args:
+        path: the .onnx file; it is written anew.
+        name: of the buffer or parameter, as `state_dict` has it.
+        value: float32, of the same shape.
+
     Raises:
         KeyError: the graph has none of that name and shape.
     """

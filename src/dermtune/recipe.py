@@ -26,7 +26,8 @@ class FinetuneConfig(Config):
     lr: Annotated[float, Field(gt=0, le=1)]
     """Peak learning rate of the classifier."""
     layer_decay: Annotated[float, Field(gt=0, le=1)]
-    """Each block back from the classifier learns at this share of the next one's rate."""
+    """Each layer group (block, or convolution or norm between) back from the classifier learns at this share
+    of the next one's rate."""
     weight_decay: Annotated[float, Field(ge=0)]
     warmup: Annotated[float, Field(ge=0, lt=1)]
     """Share of the steps over which the rate rises."""

@@ -22,7 +22,7 @@ from dermtune.search_space import Number, Sampler, Space
 
 log = logging.getLogger(__name__)
 
-_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP_TRIALS = 8  # drawn at random before TPE has something to learn from
 _SCORE = "mean of macro AUROC and balanced accuracy, validation"
 _UNPRUNED_TRIALS = 4  # run to their end before any is stopped early
@@ -35,7 +35,7 @@ def open_study(storage: Path, name: str, *, seed: int, unpruned: int = 0) -> opt
         storage: an SQLite file; what it holds already is resumed.
         name: of the study, unlike for whatever makes scores incomparable.
         seed: of the random forest behind the plot of importance, kept with the study.
-        unpruned: epochs after which it is too early to tell a poor trial.
+        unpruned: the first epochs, after which it is too early to tell a poor trial.
     """
     storage.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -45,7 +45,7 @@ def open_study(storage: Path, name: str, *, seed: int, unpruned: int = 0) -> opt
         direction="maximize",
         load_if_exists=True,
         # it compares with complete trials alone, so that one which was cut off counts for nothing
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=unpruned),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=unpruned + 1),
     )
     study.set_user_attr("seed", seed)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off when the run before was
@@ -76,23 +76,30 @@ def run_trials(
         sampler: how to draw; `grid` goes through all combinations of choices.
         trials: how many in all.
         seed: of the draws.
+
+    Raises:
+        DataError: a trial's score is no number.
     """
 
     def objective(trial: optuna.Trial) -> float:
         return score({name: values.suggest(trial, name) for name, values in space.items()}, trial)
 
-    before, began = len(study.get_trials(deepcopy=False, states=_DONE)), time.monotonic()
-    while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
-        study.sampler = _sampler(sampler, seed + done)
+    before, began = len(study.get_trials(deepcopy=False, states=DONE)), time.monotonic()
+    while (done := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
+        study.sampler = _sampler(sampler, (seed + done) % 2**32)
+        waiting = study.get_trials(deepcopy=False, states=[TrialState.WAITING])  # for a run that was killed
         if sampler == "grid":
             left = _combinations_left(study, space, seed)
             if not left:
                 log.info("the grid has no more than %d combinations", done)
                 return
-            study.enqueue_trial(left[0], skip_if_exists=False)
-        elif done == 0 and all(values.holds(start[name]) for name, values in space.items()):
+            if not waiting:
+                study.enqueue_trial(left[0], skip_if_exists=False)
+        elif done == 0 and not waiting and all(values.holds(start[name]) for name, values in space.items()):
             study.enqueue_trial(dict(start), skip_if_exists=False)
         study.optimize(objective, n_trials=1)
+        if (last := study.get_trials(deepcopy=False)[-1]).state not in DONE:
+            raise DataError(f"search: the score of a trial is no number; its values are {last.params}")
         taken = time.monotonic() - began
         minutes = taken / (done + 1 - before) * (trials - done - 1) / 60
         log.info("trial %d of %d done; about %.0f min left", done + 1, trials, minutes)
@@ -100,7 +107,7 @@ def run_trials(
 
 def _combinations_left(study: optuna.Study, space: Space, seed: int) -> list[dict[str, Number]]:
     """Those that no trial has tried to its end, in an order that the seed draws."""
-    tried = [trial.params for trial in study.get_trials(deepcopy=False, states=_DONE)]
+    tried = [trial.params for trial in study.get_trials(deepcopy=False, states=DONE)]
     values = (choices.ends() for choices in space.values())
     combinations = [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*values)]
     random.Random(seed).shuffle(combinations)
@@ -129,7 +136,7 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
             "score": max(trial.intermediate_values.values(), default=trial.value),
             **trial.params,
         }
-        for trial in study.get_trials(deepcopy=False, states=_DONE)
+        for trial in study.get_trials(deepcopy=False, states=DONE)
     ]
     return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable", ignore_index=True)
 

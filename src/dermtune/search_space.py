@@ -37,8 +37,10 @@ class Span(Config):
         return self.low <= value <= self.high
 
     def suggest(self, trial: "BaseTrial", name: str) -> Number:
-        """Draw a value, of three digits: what is tried is what people write down."""
-        return float(f"{trial.suggest_float(name, self.low, self.high, log=self.log):.3g}")
+        """Draw a value, of three digits (what people write down) unless that leaves the span."""
+        drawn = trial.suggest_float(name, self.low, self.high, log=self.log)
+        short = float(f"{drawn:.3g}")
+        return short if self.holds(short) else drawn
 
 
 class Choices(Config):

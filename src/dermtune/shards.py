@@ -152,8 +152,8 @@ def read_batches(array: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
 
     Read from the file, not through the map: memory does not grow with the number of rows.
     """
-    if not isinstance(array, np.memmap):
-        raise TypeError("expected an array that open_array gave")
+    if not isinstance(array, np.memmap) or isinstance(array.base, np.memmap):  # of a slice, the file's start
+        raise TypeError("expected a whole array that open_array gave")
     with Path(str(array.filename)).open("rb", buffering=0) as file:
         file.seek(array.offset)
         for start in range(0, len(array), size):

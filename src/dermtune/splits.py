@@ -103,6 +103,26 @@ def assign_splits(table: pd.DataFrame, *, shares: Sequence[float], rng: np.rando
     return table.assign(group_id=[f"G{group:07d}" for group in groups], split=split)
 
 
+def require_every_class(labels: Sequence[str], groups: Sequence[str], *, folds: int, key: str) -> None:
+    """Make sure that each class has as many groups as there are folds, so that every fold can have it.
+
+    Args:
+        labels: N class names.
+        groups: N groups that must not part.
+        folds: how many.
+        key: of params.yaml, which says how many.
+
+    Raises:
+        DataError: a class has fewer.
+    """
+    of_class = pd.Series(groups).groupby(np.asarray(labels)).nunique()
+    if of_class.min() < folds:
+        raise DataError(
+            f"{key}: class {of_class.idxmin()!r} has {of_class.min()} training lesions or patients,"
+            f" fewer than {folds}; lower it"
+        )
+
+
 def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int) -> NDArray[np.int64]:
     """Share images out to folds of about the same classes; images of one group share a fold.
 

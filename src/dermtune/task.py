@@ -16,7 +16,11 @@ from dermtune.table import classes_of, read_table, table_sha256
 from dermtune.training import Examples
 from dermtune.trunk import Fingerprint, code_fingerprint
 
-_MODULES = ("dermtune.calibration", "dermtune.metrics", "dermtune.task", "dermtune.training")
+_MODULES = tuple(
+    f"dermtune.{name}"
+    for name in ("calibration", "cross_validation", "metrics", "splits", "stages.search", "task", "training")
+)
+_PACKAGES = ("dermtune", "torch", "timm", "onnxruntime", "scikit-learn", "albumentations", "pillow")
 
 
 @dataclass(frozen=True)
@@ -81,8 +85,6 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
             "activations": asdict(made_from),
             "seed": seed,
             "code_sha256": code_fingerprint(*_MODULES),
-            "versions": {
-                package: version(package) for package in ("dermtune", "torch", "timm", "onnxruntime")
-            },
+            "versions": {package: version(package) for package in _PACKAGES},
         },
     )

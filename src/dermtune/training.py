@@ -154,7 +154,8 @@ def train_tail(
     loss_weights = class_weights(train.labels, priors, config.class_balance).to(device)
     state = _State(tail, averaged, copy.deepcopy(averaged), optimizer)
     history = state.load(resume) if resume else []
-    steps = math.ceil(len(train.labels) / config.batch_size)
+    # as many batches as it takes, but none of one image, of which batch statistics would make nothing
+    steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
 
     while not _is_over(history, config):
         epoch = len(history)
@@ -334,13 +335,24 @@ def measure_logits(
     frequencies: NDArray[np.float64],
     config: "FinetuneConfig",
 ) -> dict[str, float]:
-    """Loss, macro AUROC and balanced accuracy of logits (N, K), the loss's weights undone, by its decisions.
+    """What judges an epoch: `val_loss` (nats an image), `val_auroc` (macro) and `val_balanced_accuracy`.
 
-    Means are over the classes that the images have.
+    Means over classes are over those that some of the images have, but not all.
+
+    Args:
+        logits: (N, K), as the loss taught them: its class weights are undone here.
+        labels: (N,), 0 to K - 1.
+        frequencies: (K,), each class's share of the training images.
+        config: how the loss and the decisions weigh the classes.
+
+    Raises:
+        DataError: all images are of one class.
     """
     probabilities = softmax(logits + prior_shift(frequencies, config.class_balance))
     named = (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1)
     present = [index for index in range(logits.shape[1]) if 0 < (labels == index).sum() < len(labels)]
+    if not present:
+        raise DataError("all validation images are of one class: nothing can be told apart; see ingest.split")
     areas = [auroc(probabilities[:, index], labels == index).value for index in present]
     recalls = [recall(named, labels, index).value for index in present]
     return {

@@ -55,6 +55,25 @@ def test_poor_trials_are_stopped_early(tmp_path: Path) -> None:
     assert list(table.columns) == ["trial", "state", "epochs", "score", "lr", "dropout"]
 
 
+def test_no_trial_is_stopped_in_its_first_epochs(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "search.db", "one", seed=1, unpruned=3)
+    run_trials(study, score, SPACE, start=START, sampler="random", trials=15, seed=1)
+    epochs = trials_table(study)["epochs"]
+    assert epochs.min() == 4
+    assert epochs.max() == 9
+
+
+def test_the_largest_seed_will_do(tmp_path: Path) -> None:
+    study = open_study(tmp_path / "search.db", "one", seed=2**32 - 1)
+    run_trials(study, score, SPACE, start=START, sampler="random", trials=3, seed=2**32 - 1)
+    assert len(history(study)) == 3
+
+
+def test_a_score_that_is_no_number_is_said(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the score of a trial is no number"):
+        search(tmp_path, 2, how=lambda *_: float("nan"))
+
+
 class _CutOffError(Exception):
     pass
 
@@ -89,6 +108,18 @@ def test_a_trial_that_was_killed_is_run_again(tmp_path: Path) -> None:
     study.enqueue_trial(START)
     study.ask().report(1.0, 3)  # and nobody tells what came of it
     assert history(search(tmp_path, 6)) == history(search(tmp_path / "whole", 6))
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_a_trial_that_was_only_enqueued_is_run_once(tmp_path: Path, sampler: Sampler) -> None:
+    space = {"lr": Choices(choices=[0.5, 0.03]), "dropout": Choices(choices=[0, 0.5])}
+    study = open_study(tmp_path / "search.db", "one", seed=1)
+    study.enqueue_trial(START)  # and the run is killed
+    tried = [params for params, _ in history(search(tmp_path, 4, sampler=sampler, space=space))]
+    assert tried[0] == START
+    assert len(tried) == 4
+    if sampler == "grid":
+        assert len({tuple(params.values()) for params in tried}) == 4
 
 
 def test_a_grid_that_was_cut_off_misses_nothing(tmp_path: Path) -> None:

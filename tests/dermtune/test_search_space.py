@@ -15,6 +15,12 @@ def test_a_span_gives_three_digits_within_its_ends() -> None:
     assert not span.holds(0.02)
 
 
+def test_no_value_is_rounded_out_of_its_span() -> None:
+    span = Span(low=0.9991, high=0.9999)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    assert all(span.holds(span.suggest(study.ask(), "ema")) for _ in range(50))
+
+
 def test_choices_give_one_of_them() -> None:
     choices = Choices(choices=[0, 0.05, 16])
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))

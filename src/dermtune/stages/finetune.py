@@ -99,7 +99,9 @@ def finetune(
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
     curves = pd.DataFrame([asdict(record) for history in histories for record in history])
-    curves = curves.groupby("epoch", as_index=False).mean()  # of an ensemble, the mean of its members
+    # of an ensemble, the mean of its members, as long as all were training
+    whole = curves[curves["epoch"] < min(map(len, histories))]
+    curves = whole.groupby("epoch", as_index=False).mean()
     with atomic_path(out / "history.csv") as temporary:
         curves.to_csv(temporary, index=False, float_format="%.6g")
     write_figure(learning_curves(curves), out / "learning_curves.png")

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FIXED = {"epochs", "patience", "ensemble", "test_views", "folds", "target", "target_sensitivity", "device"}
+_FIXED = {
+    *("epochs", "head_epochs", "patience", "ensemble", "test_views"),
+    *("folds", "target", "target_sensitivity", "device"),
+}
 
 
 class SearchConfig(Config):
@@ -66,14 +69,14 @@ def search(
     """Try values for keys of `finetune`; gives the best on validation (`EpochRecord.score`).
 
     Raises:
-        DataError: the activations are stale, foreign or missing.
+        DataError: the activations are stale, foreign or missing, or a class is too rare for `part`.
     """
     import optuna
     import torch
 
     from dermtune.figures import write_figure
-    from dermtune.search import best_values, open_study, run_trials, search_figures, trials_table
-    from dermtune.splits import assign_folds
+    from dermtune.search import DONE, best_values, open_study, run_trials, search_figures, trials_table
+    from dermtune.splits import assign_folds, require_every_class
     from dermtune.task import read_task
     from dermtune.training import train_tail
     from dermtune.trunk import resolve_device
@@ -82,10 +85,9 @@ def search(
     device = resolve_device(recipe.device, key="finetune.device")
     train = task.train.resident(device)
     if config.part > 1:
-        table = task.train_table
-        part_of = assign_folds(
-            table["label"].tolist(), table["group_id"].tolist(), folds=config.part, seed=seed
-        )
+        labels, groups = (task.train_table[key].tolist() for key in ("label", "group_id"))
+        require_every_class(labels, groups, folds=config.part, key="search.part")
+        part_of = assign_folds(labels, groups, folds=config.part, seed=seed)
         train = train.only(torch.from_numpy((part_of == 0).nonzero()[0]))
     brief = {"epochs": config.epochs, "patience": config.epochs}
 
@@ -138,7 +140,7 @@ def search(
         write_figure(figure, out / f"{name}.png")
     log.info(
         "best of %d trials: %.4f, the mean of macro AUROC and balanced accuracy on validation, with %s",
-        len(study.trials),
+        len(study.get_trials(deepcopy=False, states=DONE)),
         study.best_value,
         best,
     )

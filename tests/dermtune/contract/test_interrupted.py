@@ -62,12 +62,13 @@ def test_a_finetune_that_is_killed_twice_resumes_to_the_same_bytes(
             *("--checkpoint", str(checkpoint), "--out", str(folder / name / "out")),
         )
 
+    tails = ("tail-0", "tail-1")
     finish(finetune("whole"))
-    for part in ("tail-0", "tail-1"):
-        kill_when(finetune("killed"), folder / "killed" / f"finetune-{part}.safetensors")
+    for tail in tails:
+        kill_when(finetune("killed"), folder / "killed" / f"finetune-{tail}.safetensors")
     output = finish(finetune("killed"))
 
-    assert output.count("resumed after epoch") == len(("tail-0", "tail-1"))
+    assert output.count("resumed after epoch") == len(tails)
     whole, killed = (
         {path.name: path.read_bytes() for path in (folder / name / "out").iterdir()}
         for name in ("whole", "killed")
