@@ -81,7 +81,7 @@ def main() -> None:
     for name, rate in rates.items():
         print(f"  {name}: {rate:.0f} images/s")
     resident, stored = rates.values()
-    print(f"ratio: {stored / resident:.2f}")
+    print(f"ratio: {stored / resident:.3f}")
 
 
 if __name__ == "__main__":

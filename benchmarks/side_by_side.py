@@ -6,6 +6,7 @@ making them, a conventional loop would have to make them at every epoch, and is 
 """
 
 import argparse
+import hashlib
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -138,7 +139,8 @@ def read_setting(
             "embed": params.embed.model_copy(update={"device": chosen.device}),
         }
     )
-    whole = chosen.work / source["source"]
+    ingested = f"{params.seed} {params.ingest.model_dump_json()}"
+    whole = chosen.work / f"{source['source']}-{hashlib.sha256(ingested.encode()).hexdigest()[:8]}"
     if not (whole / "images.parquet").exists():
         ingest(params.ingest, seed=params.seed, out=whole)
     part = chosen.work / "images"
@@ -168,8 +170,8 @@ def _choose(whole: Path, part: Path, *, images: int, seed: int, all_validation: 
     part.mkdir(parents=True, exist_ok=True)
     write_table(pd.concat([train, val]), part / "images.parquet")
     for shard in whole.glob("*.tar"):
-        if not (part / shard.name).exists():
-            (part / shard.name).symlink_to(shard.absolute())
+        (part / shard.name).unlink(missing_ok=True)
+        (part / shard.name).symlink_to(shard.absolute())
 
 
 def _fold(rows: pd.DataFrame, folds: int, seed: int) -> pd.DataFrame:

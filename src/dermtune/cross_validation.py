@@ -15,11 +15,12 @@ from dermtune.calibration import (
     prior_shift,
     softmax,
 )
+from dermtune.checkpoint import Resume
 from dermtune.errors import ConfigError
 from dermtune.metrics import Floats, Predictions, headline, measure, summarize
 from dermtune.recipe import FinetuneConfig
 from dermtune.splits import assign_folds, require_every_class
-from dermtune.training import Examples, Resume, class_frequencies, predict_logits, train_tail
+from dermtune.training import Examples, class_frequencies, predict_logits, train_tail
 from dermtune.trunk import resolve_device
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
 """The training task: classes, labelled activations and the network that they came from, read and checked."""
 
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +10,23 @@ import torch
 from dermtune.backbone import Backbone, load_backbone
 from dermtune.config import BackboneConfig
 from dermtune.errors import DataError
+from dermtune.fingerprint import code_fingerprint, versions
 from dermtune.shards import open_array, view_paths
 from dermtune.table import classes_of, read_table, table_sha256
 from dermtune.training import Examples
-from dermtune.trunk import Fingerprint, code_fingerprint
+from dermtune.trunk import Fingerprint
 
-_MODULES = tuple(
-    f"dermtune.{name}"
-    for name in ("calibration", "cross_validation", "metrics", "splits", "stages.search", "task", "training")
+_MODULES = (
+    "dermtune.calibration",
+    "dermtune.checkpoint",
+    "dermtune.cross_validation",
+    "dermtune.metrics",
+    "dermtune.splits",
+    "dermtune.stages.search",
+    "dermtune.task",
+    "dermtune.training",
 )
-_PACKAGES = ("dermtune", "torch", "timm", "onnxruntime", "scikit-learn", "albumentations", "pillow")
+_PACKAGES = ("dermtune", "torch", "timm", "onnxruntime", "scikit-learn")
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,6 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
             "activations": asdict(made_from),
             "seed": seed,
             "code_sha256": code_fingerprint(*_MODULES),
-            "versions": {package: version(package) for package in _PACKAGES},
+            "versions": versions(*_PACKAGES),
         },
     )

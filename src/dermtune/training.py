@@ -1,30 +1,26 @@
-"""Train the tail on stored activations: the loop, its learning rates, its loss and its checkpoint."""
+"""Train the tail on stored activations: the loop, its learning rates and its loss."""
 
 import copy
-import json
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from dermtune.backbone import Tail
 from dermtune.calibration import decision_weights, prior_shift, softmax
+from dermtune.checkpoint import Resume, State
 from dermtune.errors import DataError
 from dermtune.metrics import auroc, recall
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
 from dermtune.trunk import resolve_device
-from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.recipe import FinetuneConfig
@@ -78,25 +74,6 @@ class Examples:
 
 
 @dataclass(frozen=True)
-class Resume:
-    """Where a training keeps its state, so that an interrupted one goes on."""
-
-    checkpoint: Path
-    fingerprint: str
-    """Of everything that decides the result; a checkpoint of another one is not resumed."""
-
-    def of(self, part: str) -> "Resume":
-        """That of one of several trainings, in a file of its own."""
-        return replace(self, checkpoint=self.checkpoint.with_stem(f"{self.checkpoint.stem}-{part}"))
-
-    def forget(self) -> None:
-        """Remove the checkpoints of all the trainings, which are done, and what a kill left half-written."""
-        for dot in ("", "."):
-            for path in self.checkpoint.parent.glob(f"{dot}{self.checkpoint.stem}-*{self.checkpoint.suffix}"):
-                path.unlink()
-
-
-@dataclass(frozen=True)
 class EpochRecord:
     """One row of the learning curves."""
 
@@ -121,7 +98,7 @@ def train_tail(
     *,
     seed: int,
     device: str,
-    resume: "Resume | None" = None,
+    resume: Resume | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
     description: str = "",
 ) -> tuple[Tail, list[EpochRecord]]:
@@ -152,8 +129,8 @@ def train_tail(
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     priors = class_frequencies(train.labels, tail.classifier.out_features)
     loss_weights = class_weights(train.labels, priors, config.class_balance).to(device)
-    state = _State(tail, averaged, copy.deepcopy(averaged), optimizer)
-    history = state.load(resume) if resume else []
+    state = State(tail, averaged, copy.deepcopy(averaged), optimizer)
+    history = [EpochRecord(**record) for record in state.load(resume)] if resume else []
     # as many batches as it takes, but none of one image, of which batch statistics would make nothing
     steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
 
@@ -200,7 +177,7 @@ def train_tail(
         if _best(history) is record:
             state.best.load_state_dict(averaged.state_dict())
         if resume:
-            state.save(resume, history)
+            state.save(resume, [asdict(record) for record in history])
         if on_epoch:
             on_epoch(record)
 
@@ -210,7 +187,7 @@ def train_tail(
 
 
 def train_ensemble(
-    task: "Task", config: "FinetuneConfig", *, seed: int, resume: "Resume"
+    task: "Task", config: "FinetuneConfig", *, seed: int, resume: Resume
 ) -> tuple[list[Tail], list[list[EpochRecord]]]:
     """Train `config.ensemble` tails, each from a seed of its own; gives their learning curves as well.
 
@@ -360,60 +337,3 @@ def measure_logits(
         "val_auroc": float(np.mean(np.array(areas, dtype=float))),
         "val_balanced_accuracy": float(np.mean(np.array(recalls, dtype=float))),
     }
-
-
-@dataclass(frozen=True)
-class _State:
-    """What a checkpoint keeps, as safetensors: nothing is pickled."""
-
-    tail: Tail
-    averaged: Tail
-    best: Tail
-    optimizer: torch.optim.Optimizer
-
-    def save(self, resume: Resume, history: list[EpochRecord]) -> None:
-        tensors = {  # safetensors keeps no memory format
-            f"{part}.{name}": value.contiguous().clone()
-            for part, module in self._modules().items()
-            for name, value in module.state_dict().items()
-        }
-        for index, values in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in values.items()}
-        facts = {
-            "fingerprint": resume.fingerprint,
-            "history": json.dumps([asdict(record) for record in history]),
-        }
-        with atomic_path(resume.checkpoint) as temporary:
-            save_file(tensors, temporary, metadata=facts)
-
-    def load(self, resume: Resume) -> list[EpochRecord]:
-        """Load a checkpoint of the same run where there is one; gives its learning curves so far."""
-        path = resume.checkpoint
-        if not path.is_file():
-            return []
-        try:
-            with safe_open(path, framework="pt") as file:
-                facts = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        except (OSError, SafetensorError) as error:
-            log.warning("warning: %s cannot be read and is not resumed: %s", path, error)
-            return []
-        if facts.get("fingerprint") != resume.fingerprint:
-            log.info("%s is of another run and is not resumed", path)
-            return []
-        for part, module in self._modules().items():
-            module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
-        kept: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                # laid out as its parameter is: the fused optimizer goes through memory, not through indices
-                laid_out = value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value  # noqa: PLR2004
-                kept.setdefault(int(index), {})[key] = laid_out
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
-        history = [EpochRecord(**record) for record in json.loads(facts["history"])]
-        log.info("resumed after epoch %d", len(history))
-        return history
-
-    def _modules(self) -> dict[str, Tail]:
-        return {"tail": self.tail, "averaged": self.averaged, "best": self.best}

@@ -1,12 +1,10 @@
 """Run the frozen trunk: by ONNX Runtime on a CPU, where it is several times faster, by torch on a GPU."""
 
 import copy
-import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from dermtune.backbone import Trunk, weights_fingerprint
 from dermtune.config import BackboneConfig, Device
 from dermtune.errors import ConfigError, DataError
+from dermtune.fingerprint import code_fingerprint
 from dermtune.onnx_export import export_onnx
 from dermtune.prefetch import prefetch
 
@@ -88,17 +87,6 @@ class Fingerprint:
             raise DataError(f"the activations were made from something else ({shown}); re-run embed")
 
 
-def code_fingerprint(*modules: str) -> str:
-    """SHA-256 of some modules' source, which need not be imported."""
-    digest = hashlib.sha256()
-    for module in modules:
-        spec = find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no module {module}")
-        digest.update(Path(spec.origin).read_bytes())
-    return digest.hexdigest()
-
-
 def read_views_json(folder: Path) -> dict[str, Any]:
     """What augment wrote of the views that it made.
 
@@ -163,8 +151,8 @@ def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Ru
 def engine_of(device: str, dtype: str) -> str:
     """What `make_runner` runs the trunk with, for the fingerprint."""
     if device == "cpu":
-        return "onnxruntime"
-    return "torch, bfloat16" if dtype == "float16" else "torch"
+        return f"onnxruntime {onnxruntime.__version__}"
+    return f"torch {torch.__version__}" + (", bfloat16" if dtype == "float16" else "")
 
 
 def onnx_function(

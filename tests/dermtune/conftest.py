@@ -64,3 +64,15 @@ def finetuned(params: Params, work: Path, ingested: Path, embedded: Path) -> Pat
         checkpoint=work / "checkpoints" / "finetune.safetensors",
     )
     return out
+
+
+@pytest.fixture(scope="session")
+def larger(params: Params, work: Path) -> Path:
+    """Enough lesions for folds; embedded with the unvaried training images as well."""
+    folder = work / "larger"
+    ingest(params.ingest.model_copy(update={"synthetic_lesions": 100}), seed=1, out=folder / "ingest")
+    config = params.augment.model_copy(update={"plain": True})
+    size = params.backbone.input_size
+    augment(config, input_size=size, seed=1, images=folder / "ingest", out=folder / "augment")
+    embed(params.embed, backbone=params.backbone, views=folder / "augment", out=folder / "embed")
+    return folder

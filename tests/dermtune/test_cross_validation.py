@@ -1,8 +1,58 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from dermtune.cross_validation import summarize_folds
+from dermtune import cross_validation
+from dermtune.backbone import Tail
+from dermtune.checkpoint import Resume
+from dermtune.cross_validation import cross_validate, summarize_folds
+from dermtune.params import Params
+from dermtune.task import read_task
+from dermtune.training import Examples
+
+FOLDS = 3
+
+
+def test_each_lesion_is_held_out_once_and_never_by_a_tail_that_learned_from_it(
+    params: Params, larger: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = read_task(larger / "ingest", larger / "embed", backbone=params.backbone, seed=1)
+    train_tail, predict_logits = cross_validation.train_tail, cross_validation.predict_logits
+    fit_temperature = cross_validation.fit_temperature
+    learned: list[np.ndarray] = []
+    held_out: list[np.ndarray] = []
+
+    def train(tail: Tail, train: Examples, val: Examples, *args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+        assert train.views is task.train.views
+        assert val is task.val
+        learned.append(train.rows.numpy())
+        return train_tail(tail, train, val, *args, **kwargs)
+
+    def predict(tail: Tail, examples: Examples, device: str) -> torch.Tensor:
+        if examples is not task.val:
+            assert examples.views is task.plain.views
+            held_out.append(examples.rows.numpy())
+        return predict_logits(tail, examples, device)
+
+    def fit(logits: np.ndarray, labels: np.ndarray):  # noqa: ANN202
+        assert np.array_equal(labels, task.val.labels.numpy())
+        return fit_temperature(logits, labels)
+
+    for name, wrapper in (("train_tail", train), ("predict_logits", predict), ("fit_temperature", fit)):
+        monkeypatch.setattr(cross_validation, name, wrapper)
+    config = params.finetune.model_copy(update={"folds": FOLDS, "epochs": 1})
+    folds = cross_validate(task, config, seed=1, resume=Resume(tmp_path / "finetune.safetensors", "one"))
+
+    assert len(folds) == len(learned) == len(held_out) == FOLDS
+    everything = np.arange(len(task.train_table))
+    assert np.array_equal(np.sort(np.concatenate(held_out)), everything)
+    groups = task.train_table["group_id"].to_numpy()
+    for one, other in zip(learned, held_out, strict=True):
+        assert np.array_equal(np.sort(np.concatenate([one, other])), everything)
+        assert not set(groups[one]) & set(groups[other])
 
 
 def test_the_interval_is_that_of_nadeau_and_bengio() -> None:

@@ -9,13 +9,13 @@ from torch import nn
 
 from dermtune import training
 from dermtune.backbone import Tail, load_backbone
+from dermtune.checkpoint import Resume
 from dermtune.config import BackboneConfig
 from dermtune.errors import DataError
 from dermtune.recipe import FinetuneConfig
 from dermtune.training import (
     EpochRecord,
     Examples,
-    Resume,
     class_frequencies,
     class_weights,
     learning_rate_factor,
@@ -147,22 +147,6 @@ def test_a_training_that_is_over_is_not_run_again(tmp_path: Path, caplog: pytest
     assert same(whole, again)
 
 
-def test_checkpoints_of_several_trainings_are_forgotten_together(tmp_path: Path) -> None:
-    (tmp_path / "other.safetensors").touch()
-    resume = Resume(tmp_path / "finetune.safetensors", "one")
-    for part in ("tail-0", "fold-1"):
-        resume.of(part).checkpoint.touch()
-    (tmp_path / ".finetune-tail-0-abc123.safetensors").touch()  # what a kill while it was written left
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "finetune-fold-1.safetensors",
-        "finetune-tail-0.safetensors",
-        ".finetune-tail-0-abc123.safetensors",
-        "other.safetensors",
-    }
-    resume.forget()
-    assert [path.name for path in tmp_path.iterdir()] == ["other.safetensors"]
-
-
 def test_a_checkpoint_of_another_run_is_not_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -182,6 +166,21 @@ def test_a_damaged_checkpoint_is_not_resumed(tmp_path: Path, caplog: pytest.LogC
     _, history = train(tmp_path)
     assert len(history) == 4
     assert "cannot be read and is not resumed" in caplog.text
+
+
+def test_no_batch_is_of_one_image() -> None:
+    """Its statistics over one value for each channel would be none, and torch refuses them."""
+    examples = make_examples(1, views=1)
+    odd = Examples([examples.views[0][:9, :, :1, :1]], examples.labels[:9])
+    _, history = train_tail(make_tail(), odd, odd, config(batch_size=2), seed=1, device="cpu")
+    assert len(history) == 4
+
+
+def test_validation_images_of_one_class_are_refused() -> None:
+    val = make_examples(2, views=1)
+    alike = val.only(torch.nonzero(val.labels == 1)[:, 0])
+    with pytest.raises(DataError, match="all validation images are of one class"):
+        train_tail(make_tail(), make_examples(1), alike, config(), seed=1, device="cpu")
 
 
 def test_a_training_that_diverges_says_what_to_do() -> None:
@@ -281,6 +280,20 @@ def test_activations_on_the_device_give_the_same_batches() -> None:
     ):
         assert torch.equal(mine, theirs)
     assert examples.resident("cpu") is examples, "only a GPU's memory is worth filling"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_trains_on_activations_that_live_there_and_resumes(tmp_path: Path) -> None:
+    def train(epochs: int) -> list[EpochRecord]:
+        there, val = make_examples(1).resident("cuda"), make_examples(2, views=1)
+        assert all(isinstance(view, torch.Tensor) and view.is_cuda for view in there.views)
+        resume, recipe = Resume(tmp_path / "checkpoint.safetensors", "one"), config(epochs=epochs)
+        return train_tail(make_tail(), there, val, recipe, seed=1, device="cuda", resume=resume)[1]
+
+    before = train(2)
+    history = train(8)
+    assert history[:2] == before
+    assert history[-1].train_loss < before[0].train_loss
 
 
 def test_validation_judges_the_probabilities_and_decisions_that_are_shipped() -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import Config
+from dermtune.fingerprint import code_fingerprint, versions
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place, create_array, places, remove_views
 from dermtune.table import read_table, table_sha256
@@ -23,6 +24,7 @@ from dermtune_bundle.files import atomic_path
 
 log = logging.getLogger(__name__)
 
+_MODULES = ("dermtune.augmentation", "dermtune.stages.augment", "dermtune_bundle.decode")
 _SHOWN, _THUMBNAIL = 6, 112  # images, pixels
 _BATCH = 256  # images in flight, so that memory does not grow with their number
 
@@ -80,7 +82,13 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
         thumbnails, [train[row].image_id for row in shown], "Augmented views, one image a row"
     )
     write_figure(sheet, out / "contact_sheet.png")
-    made_from = {"images_sha256": table_sha256(images), "seed": seed, **config.model_dump()}
+    made_from = {
+        "images_sha256": table_sha256(images),
+        "seed": seed,
+        **config.model_dump(),
+        "code_sha256": code_fingerprint(*_MODULES),
+        "versions": versions("albumentations", "pillow", "numpy"),
+    }
     with atomic_path(out / "views.json") as temporary:
         temporary.write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
     log.info("%d training images, %d views each; %d validation images", len(train), config.views, len(val))

@@ -75,8 +75,16 @@ def embed_array(
         images: (N, S, S, 3), as `open_array` gives it.
         shape: (C, h, w) of one image's activations.
         out: the .npy file.
+
+    Raises:
+        DataError: an activation is too large for the type that it is stored in, or no number.
     """
     with create_array(out, (len(images), *shape), config.dtype) as activations:
         found = run(read_batches(images, config.batch_size))
         for batch in progress(found, f"embed {out.stem}", len(images), step=config.batch_size):
+            if not np.isfinite(batch).all():
+                raise DataError(
+                    f"{out.stem}: an activation is too large for {config.dtype}, or no number; set"
+                    " embed.dtype: float32, or check the backbone's weights"
+                )
             activations.append(batch)

@@ -23,9 +23,9 @@ from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
 
 if TYPE_CHECKING:
+    from dermtune.checkpoint import Resume
     from dermtune.deployable import Deployable
     from dermtune.task import Task
-    from dermtune.training import Resume
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +53,11 @@ def finetune(
     from torch import nn
 
     from dermtune.calibration import choose_operating_point, decision_weights, prior_shift
+    from dermtune.checkpoint import Resume
     from dermtune.deployable import Deployable
     from dermtune.figures import learning_curves, write_figure
     from dermtune.task import read_task
-    from dermtune.training import Resume, class_frequencies, train_ensemble
+    from dermtune.training import class_frequencies, train_ensemble
 
     out.mkdir(parents=True, exist_ok=True)
     task = read_task(images, activations, backbone=backbone, seed=seed)

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from dermtune.backbone import load_backbone
 from dermtune.errors import DataError
 from dermtune.params import Params
 from dermtune.shards import open_array
-from dermtune.stages.embed import embed
+from dermtune.stages.embed import embed, embed_array
 from dermtune.table import table_sha256
 
 
@@ -57,6 +58,23 @@ def test_missing_views_are_named(params: Params, tmp_path: Path) -> None:
     (tmp_path / "views.json").write_text("{}")
     with pytest.raises(DataError, match=r"no train-00\.npy"):
         embed(params.embed, backbone=params.backbone, views=tmp_path, out=tmp_path / "out")
+
+
+def test_activations_that_do_not_fit_their_type_are_refused(params: Params, tmp_path: Path) -> None:
+    views = np.zeros((3, 8, 8, 3), np.uint8)
+    np.save(tmp_path / "views.npy", views)
+
+    def run(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        for batch in batches:
+            yield np.full((len(batch), 4, 2, 2), 70_000, np.float32).astype(params.embed.dtype)
+
+    stored = open_array(tmp_path / "views.npy")
+    with (
+        np.errstate(over="ignore"),
+        pytest.raises(DataError, match=r"train-00: an activation is too large for float16.*embed\.dtype"),
+    ):
+        embed_array(params.embed, run, stored, (4, 2, 2), tmp_path / "train-00.npy")
+    assert not (tmp_path / "train-00.npy").exists()
 
 
 def test_a_batch_of_one_that_is_left_over_is_embedded_too(

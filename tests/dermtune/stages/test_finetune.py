@@ -15,10 +15,7 @@ from dermtune.calibration import softmax
 from dermtune.errors import ConfigError, DataError
 from dermtune.params import Params
 from dermtune.shards import PackedImages, open_array, places
-from dermtune.stages.augment import augment
-from dermtune.stages.embed import embed
 from dermtune.stages.finetune import finetune
-from dermtune.stages.ingest import ingest
 from dermtune.table import classes_of, read_table, write_table
 from dermtune.training import Examples, predict_logits
 from dermtune_bundle.decode import resize
@@ -140,18 +137,6 @@ def test_activations_of_fewer_images_are_refused(
         _run(params, tmp_path, images=ingested, activations=fewer)
 
 
-@pytest.fixture(scope="module")
-def larger(params: Params, work: Path) -> Path:
-    """Enough lesions for folds; embedded with the unvaried training images as well."""
-    folder = work / "larger"
-    ingest(params.ingest.model_copy(update={"synthetic_lesions": 100}), seed=1, out=folder / "ingest")
-    config = params.augment.model_copy(update={"plain": True})
-    size = params.backbone.input_size
-    augment(config, input_size=size, seed=1, images=folder / "ingest", out=folder / "augment")
-    embed(params.embed, backbone=params.backbone, views=folder / "augment", out=folder / "embed")
-    return folder
-
-
 def test_an_ensemble_with_test_views_and_folds(params: Params, larger: Path, tmp_path: Path) -> None:
     ingested = larger / "ingest"
     _run(params, tmp_path, images=ingested, activations=larger / "embed", ensemble=2, test_views=2, folds=2)
@@ -185,7 +170,7 @@ def test_an_ensemble_with_test_views_and_folds(params: Params, larger: Path, tmp
 
 
 def test_more_folds_than_lesions_are_refused(params: Params, larger: Path, tmp_path: Path) -> None:
-    message = r"finetune\.folds: class '\w+' has \d+ training lesions or patients, fewer than 20 folds"
+    message = r"finetune\.folds: class '\w+' has \d+ training lesions or patients, fewer than 20"
     with pytest.raises(DataError, match=message):
         _run(params, tmp_path, images=larger / "ingest", activations=larger / "embed", folds=20)
 
