@@ -1,6 +1,5 @@
-"""Turn logits into honest probabilities, and choose the threshold at which to act; on validation only."""
+"""Turn logits into honest probabilities; fitted on validation only."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,6 @@ from scipy.special import log_softmax
 from scipy.special import softmax as scipy_softmax
 
 from dermtune.errors import DataError
-from dermtune_bundle.manifest import OperatingPoint
 
 _LOG_BOUNDS = (np.log(0.02), np.log(50.0))  # a network outside is broken, not merely miscalibrated
 
@@ -22,16 +20,6 @@ class Temperature:
     temperature: float
     nll_before: float
     nll_after: float
-
-
-@dataclass(frozen=True)
-class Threshold:
-    """The rule `score >= threshold`, and what it gives on the images that it was chosen on."""
-
-    threshold: float
-    sensitivity: float
-    specificity: float | None
-    """None where every image is positive."""
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
@@ -88,70 +76,3 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     found = float(minimize_scalar(nll, bounds=_LOG_BOUNDS, method="bounded", options={"xatol": 1e-6}).x)
     best = min((found, 0.0), key=nll)  # where 1 is already best, the search ends only near it
     return Temperature(temperature=float(np.exp(best)), nll_before=nll(0.0), nll_after=nll(best))
-
-
-def threshold_for_sensitivity(
-    scores: NDArray[np.floating], positive: NDArray[np.bool_], sensitivity: float
-) -> Threshold:
-    """A threshold that finds just this share of the positives or a little more, by `score >= threshold`.
-
-    It lies halfway between the score of the last positive to be found and the next lower score, so that no
-    rounding of another machine loses that positive. Images that tie with it count as found: ties can only
-    raise the sensitivity achieved above the goal.
-
-    Args:
-        scores: (N,), higher means more likely positive.
-        positive: (N,).
-        sensitivity: the goal, above 0 and at most 1.
-
-    Raises:
-        DataError: no image is positive.
-    """
-    if not 0 < sensitivity <= 1:
-        raise ValueError(f"sensitivity {sensitivity} is not above 0 and at most 1")
-    highest_first = np.sort(scores[positive])[::-1]
-    if not len(highest_first):
-        raise DataError(
-            "threshold: no validation image is of the target class; check finetune.target or re-run ingest"
-            " with a larger split.val"
-        )
-    found = np.arange(1, len(highest_first) + 1) / len(highest_first)  # as it is measured: no rounding apart
-    last = highest_first[np.argmax(found >= sensitivity)]
-    threshold = float(last + np.max(scores[scores < last], initial=0.0)) / 2
-    flagged = scores >= threshold
-    return Threshold(
-        threshold=threshold,
-        sensitivity=float(flagged[positive].mean()),
-        specificity=None if positive.all() else float(1 - flagged[~positive].mean()),
-    )
-
-
-def choose_operating_point(
-    probabilities: NDArray[np.floating],
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    target: str,
-    sensitivity: float,
-) -> OperatingPoint:
-    """The threshold on one class's probability that finds this share of its images.
-
-    Args:
-        probabilities: (N, K), of validation images.
-        labels: (N,) class indices.
-        classes: K names.
-        target: one of them.
-        sensitivity: the goal, above 0 and at most 1.
-
-    Raises:
-        DataError: no image is of the target class.
-    """
-    column = classes.index(target)
-    chosen = threshold_for_sensitivity(probabilities[:, column], labels == column, sensitivity)
-    return OperatingPoint(
-        name=target,
-        target=target,
-        threshold=chosen.threshold,
-        goal=f"sensitivity >= {sensitivity:.2f} on validation",
-        sensitivity=chosen.sensitivity,
-        specificity=chosen.specificity,
-    )

@@ -8,16 +8,12 @@ import torch
 from scipy.stats import t as student_t
 
 from dermtune.backbone import Tail
-from dermtune.calibration import (
-    choose_operating_point,
-    decision_weights,
-    fit_temperature,
-    prior_shift,
-    softmax,
-)
+from dermtune.calibration import decision_weights, fit_temperature, prior_shift, softmax
 from dermtune.checkpoint import Resume
 from dermtune.errors import ConfigError
+from dermtune.labels import lesion_class
 from dermtune.metrics import Floats, Predictions, headline, measure, summarize
+from dermtune.operating_points import choose_operating_points
 from dermtune.recipe import FinetuneConfig
 from dermtune.splits import assign_folds, require_every_class
 from dermtune.training import Examples, class_frequencies, predict_logits, train_tail
@@ -83,26 +79,23 @@ def _measure(
         shifted: Floats = found + prior_shift(frequencies, config.class_balance)
         return shifted
 
+    weights = decision_weights(frequencies, config.decision_balance)
+    malignant = tuple(lesion_class(name).malignant for name in task.classes)
+
+    def predictions(logits: Floats, labels: torch.Tensor, lesions: pd.Series) -> Predictions:
+        scores = softmax(logits, temperature)
+        named, ids = (scores * weights).argmax(1), lesions.to_numpy(dtype=object)
+        return Predictions(tuple(task.classes), scores, labels.numpy(), named, ids, malignant)
+
     on_val, fold = logits(task.val), plain.only(held_out)
     temperature = fit_temperature(on_val, task.val.labels.numpy()).temperature
-    point = choose_operating_point(
-        softmax(on_val, temperature),
-        task.val.labels.numpy(),
-        task.classes,
-        config.target,
-        config.target_sensitivity,
+    points = choose_operating_points(
+        predictions(on_val, task.val.labels, task.val_table["lesion_id"]), config.operating_points
     )
-    probabilities = softmax(logits(fold), temperature)
-    predictions = Predictions(
-        tuple(task.classes),
-        probabilities,
-        fold.labels.numpy(),
-        (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1),
-        task.train_table["lesion_id"].to_numpy(dtype=object)[held_out.numpy()],
-    )
+    found = predictions(logits(fold), fold.labels, task.train_table["lesion_id"].iloc[held_out.numpy()])
     # one draw: the interval comes from the folds
-    measured = measure(predictions, [point], draws=1, rng=np.random.default_rng(0))
-    return headline(summarize(predictions, [point], measured))
+    measured = measure(found, points, draws=1, rng=np.random.default_rng(0))
+    return headline(summarize(found, points, measured))
 
 
 def summarize_folds(folds: pd.DataFrame) -> dict[str, dict[str, float | None]]:

@@ -8,6 +8,7 @@ What can't be computed is undefined: None, or NaN within draws; never 0 or 1.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from dermtune_bundle.manifest import OperatingPoint
+from dermtune_bundle.manifest import MALIGNANT, OperatingPoint
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -23,13 +24,17 @@ Labels: TypeAlias = NDArray[np.int64]
 Key = TypeVar("Key")
 
 BINS = 10
-"""Bins of equal width between 0 and 1, for the calibration error and the reliability tables."""
+"""Bins between 0 and 1, for the calibration errors and the reliability tables."""
+LEAST_SENSITIVITY = 0.80
+"""Below it, no one would use a test for cancer: the partial AUROC looks above it."""
 _CHUNK = 1 << 18  # weights in memory at once: 2 MiB, which also fits a processor's cache
 _DIGITS = 6
 _MACRO_MEANS: dict[str, tuple[str, ...]] = {
     "auroc": ("auroc", "macro"),
     "average_precision": ("average_precision", "macro"),
     "recall": ("balanced_accuracy",),
+    "f1": ("f1", "macro"),
+    "partial_auroc": ("partial_auroc", "macro"),
 }
 _UNDEFINED = "the test split holds no such image, or no other"
 
@@ -85,8 +90,15 @@ class Predictions:
     lesions: NDArray[np.object_]
     """(N,) ids; images of one lesion are drawn together."""
 
+    malignant: tuple[bool, ...] = ()
+    """(K,) which classes are malignant; none where it is not asked."""
+
     def of(self, name: str) -> tuple[Floats, Bools]:
-        """One class against the rest: scores (N,) and which images are of it (N,)."""
+        """One class, or `malignant`, against the rest: scores (N,) and which images are of it (N,)."""
+        if name == MALIGNANT:
+            columns = np.flatnonzero(self.malignant)
+            # as the bundle sums them: a sum of probabilities must not exceed one by its rounding
+            return np.minimum(self.probabilities[:, columns].sum(axis=1), 1), np.isin(self.labels, columns)
         column = self.classes.index(name)
         return self.probabilities[:, column], self.labels == column
 
@@ -122,6 +134,66 @@ def specificity(scores: Floats, positive: Bools, threshold: float) -> Metric:
     return share(scores < threshold, ~positive)
 
 
+def ppv(scores: Floats, positive: Bools, threshold: float) -> Metric:
+    """Positive predictive value: share of positives among images that score at least the threshold."""
+    return share(positive, scores >= threshold)
+
+
+def npv(scores: Floats, positive: Bools, threshold: float) -> Metric:
+    """Negative predictive value: share of negatives among images that score below the threshold."""
+    return share(~positive, scores < threshold)
+
+
+def at_prevalence(sensitivity: Sampled, specificity: Sampled, prevalence: float) -> tuple[Sampled, Sampled]:
+    """Positive and negative predictive value where this share of the lesions is positive.
+
+    Source: Bayes' theorem; Altman and Bland, Diagnostic tests 2: predictive values, BMJ 1994.
+    """
+
+    def ppv(found: Floats, spared: Floats) -> Floats:
+        true = found * prevalence
+        return _ratio(true, true + (1 - spared) * (1 - prevalence))
+
+    def npv(found: Floats, spared: Floats) -> Floats:
+        true = spared * (1 - prevalence)
+        return _ratio(true, true + (1 - found) * prevalence)
+
+    def sampled(value: Callable[[Floats, Floats], Floats]) -> Sampled:
+        if sensitivity.value is None or specificity.value is None:
+            return Sampled(None, np.full_like(sensitivity.draws, np.nan))
+        both = value(np.array([sensitivity.value]), np.array([specificity.value]))[0]
+        draws = value(sensitivity.draws, specificity.draws)
+        return Sampled(None if np.isnan(both) else float(both), draws)
+
+    return sampled(ppv), sampled(npv)
+
+
+def f1(named: Labels, labels: Labels, column: int) -> Metric:
+    """Harmonic mean of a class's recall and precision; undefined where no image is of it.
+
+    Source: van Rijsbergen, Information Retrieval, 1979.
+    """
+    truth, said = labels == column, named == column
+    right, either = 2.0 * (truth & said), truth.astype(np.float64) + said
+
+    def weighted(weights: Floats) -> Floats:
+        values = _ratio(weights @ right, weights @ either)
+        values[weights @ truth.astype(np.float64) == 0] = np.nan
+        return values
+
+    return Metric(float(right.sum() / either.sum()) if truth.any() else None, weighted)
+
+
+def negative_log_likelihood(probabilities: Floats, labels: Labels) -> Metric:
+    """Mean of minus the logarithm of the right class's probability, in nats; 0 is perfect.
+
+    A probability of 0 counts as the smallest that float32, in which graphs answer, can hold.
+    """
+    right = probabilities[np.arange(len(labels)), labels]
+    losses = -np.log(np.maximum(right, np.finfo(np.float32).tiny))
+    return share(losses, np.ones(len(labels), bool))
+
+
 def brier(probabilities: Floats, labels: Labels) -> Metric:
     """Squared error summed over the classes: 0 is perfect, 2 is worst.
 
@@ -143,6 +215,55 @@ def expected_calibration_error(probabilities: Floats, labels: Labels) -> Metric:
         return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 
     return Metric(_only(weighted, len(labels)), weighted)
+
+
+def classwise_calibration_error(probabilities: Floats, labels: Labels) -> Metric:
+    """Mean distance, over classes and images, between a bin's probability and frequency; bins equally full.
+
+    Unlike the error of the top label, it sees the small probabilities of rare classes.
+
+    Source: Nixon et al., Measuring Calibration in Deep Learning, CVPR workshops 2019: adaptive, all classes.
+    """
+    count, classes = probabilities.shape
+    truth = np.eye(classes)[labels]
+    bins = [_equally_full(probabilities[:, column]) for column in range(classes)]
+    members = np.concatenate([np.eye(BINS)[one] for one in bins], axis=1)  # (N, K * BINS)
+    gaps = members * np.repeat(probabilities - truth, BINS, axis=1)
+
+    def weighted(weights: Floats) -> Floats:
+        return _ratio(np.abs(weights @ gaps).sum(axis=1) / classes, weights.sum(axis=1))
+
+    return Metric(_only(weighted, count), weighted)
+
+
+def partial_auroc(scores: Floats, positive: Bools, least: float = LEAST_SENSITIVITY) -> Metric:
+    """Area below the ROC curve and above a sensitivity of `least`; `1 - least` is perfect.
+
+    Guessing gives half the square of that. Source: the metric of the ISIC 2024 challenge (Kurtansky et al.,
+    The SLICE-3D dataset, Scientific Data 2024).
+    """
+    order = np.argsort(-scores, kind="stable")
+    is_last = np.append(np.diff(scores[order]) != 0, values=True)  # of the images that tie
+    ends = np.flatnonzero(is_last) + 1
+    is_positive = positive[order].astype(np.float64)
+
+    def rates(weights: Floats) -> Floats:
+        sums = _running_sum(weights)
+        points = np.concatenate([sums[:, :1], sums[:, ends]], axis=1)
+        return _ratio(points, np.broadcast_to(sums[:, -1:], points.shape))
+
+    def weighted(weights: Floats) -> Floats:
+        ordered = weights[:, order]
+        found, alarms = rates(ordered * is_positive), rates(ordered * (1 - is_positive))
+        low, high = np.maximum(found[:, :-1], least), np.maximum(found[:, 1:], least)
+        rise = found[:, 1:] - found[:, :-1]
+        before = np.divide(low - found[:, :-1], rise, out=np.zeros_like(rise), where=rise > 0)
+        alarms_at_low = alarms[:, :-1] + before * (alarms[:, 1:] - alarms[:, :-1])
+        area: Floats = ((high - low) * (1 - (alarms_at_low + alarms[:, 1:]) / 2)).sum(axis=1)
+        return area
+
+    defined = bool(positive.any() and not positive.all())
+    return Metric(_only(weighted, len(scores)) if defined else None, weighted)
 
 
 def auroc(scores: Floats, positive: Bools) -> Metric:
@@ -252,24 +373,50 @@ def estimate(sampled: Sampled) -> Estimate:
     return Estimate(sampled.value, float(low), float(high), left_out)
 
 
+_AREAS = {"auroc": auroc, "average_precision": average_precision, "partial_auroc": partial_auroc}
+_RATES = {"sensitivity": sensitivity, "specificity": specificity, "ppv": ppv, "npv": npv}
+
+
 def measure(
-    predictions: Predictions, points: Sequence[OperatingPoint], *, draws: int, rng: np.random.Generator
+    predictions: Predictions,
+    points: Sequence[OperatingPoint],
+    *,
+    draws: int,
+    rng: np.random.Generator,
+    prevalence: Mapping[str, float] = MappingProxyType({}),
 ) -> dict[tuple[str, ...], Sampled]:
-    """Every metric, as (name,), (name, class), (name, "macro") or (name, operating point)."""
+    """Every metric, as (name,), (name, class or `malignant` or `macro`) or (name, operating point).
+
+    Args:
+        predictions: of N images.
+        points: thresholds to act at.
+        draws: how many draws of lesions stand behind each interval.
+        rng: where they come from.
+        prevalence: by a point's target, its share among lesions where the model is to be used.
+    """
     probabilities, labels, named = predictions.probabilities, predictions.labels, predictions.named
     metrics: dict[tuple[str, ...], Metric] = {
         ("accuracy",): accuracy(named, labels),
         ("brier",): brier(probabilities, labels),
         ("ece",): expected_calibration_error(probabilities, labels),
+        ("ece_classwise",): classwise_calibration_error(probabilities, labels),
+        ("nll",): negative_log_likelihood(probabilities, labels),
     }
     for column, name in enumerate(predictions.classes):
-        metrics["auroc", name] = auroc(*predictions.of(name))
-        metrics["average_precision", name] = average_precision(*predictions.of(name))
         metrics["recall", name] = recall(named, labels, column)
+        metrics["f1", name] = f1(named, labels, column)
+    for name in (*predictions.classes, *([MALIGNANT] if any(predictions.malignant) else [])):
+        for key, area in _AREAS.items():
+            metrics[key, name] = area(*predictions.of(name))
     for point in points:
-        metrics["sensitivity", point.name] = sensitivity(*predictions.of(point.target), point.threshold)
-        metrics["specificity", point.name] = specificity(*predictions.of(point.target), point.threshold)
+        for key, rate in _RATES.items():
+            metrics[key, point.name] = rate(*predictions.of(point.target), point.threshold)
     sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+    for point in points:
+        if point.target in prevalence:
+            found, spared = (sampled[key, point.name] for key in ("sensitivity", "specificity"))
+            values = at_prevalence(found, spared, prevalence[point.target])
+            sampled["ppv_at_prevalence", point.name], sampled["npv_at_prevalence", point.name] = values
 
     for metric, mean in _MACRO_MEANS.items():
         sampled[mean] = macro([sampled[metric, name] for name in predictions.classes])
@@ -404,6 +551,13 @@ def _running_sum(weights: Floats) -> Floats:
 
 def _ratio(part: Floats, whole: Floats) -> Floats:
     return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole > 0)
+
+
+def _equally_full(scores: Floats) -> Labels:
+    """The bin of each score (N,), each bin holding as many as the others; scores that tie share one."""
+    edges = np.quantile(scores, np.arange(1, BINS) / BINS)
+    bins: Labels = np.searchsorted(edges, scores, "right").astype(np.int64)
+    return bins
 
 
 def _only(weighted: Callable[[Floats], Floats], count: int) -> float | None:

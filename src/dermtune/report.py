@@ -86,6 +86,7 @@ def evaluation_of(
     *,
     draws: int,
     rng: np.random.Generator,
+    prevalence: Mapping[str, float],
 ) -> Evaluation:
     """Measure all that the report shows.
 
@@ -95,17 +96,19 @@ def evaluation_of(
         probabilities: (N, K).
         draws: how many draws of lesions stand behind each interval.
         rng: where they come from.
+        prevalence: as `metrics.measure` takes it.
     """
     names = tuple(known.name for known in contract.classes)
     labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
     lesions = test["lesion_id"].to_numpy(dtype=object)
-    predictions = Predictions(names, probabilities, labels, contract.named(probabilities), lesions)
+    malignant = tuple(known.malignant for known in contract.classes)
+    predictions = Predictions(names, probabilities, labels, contract.named(probabilities), lesions, malignant)
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
     return Evaluation(
         contract=contract,
         predictions=predictions,
-        measured=measure(predictions, contract.operating_points, draws=draws, rng=rng),
+        measured=measure(predictions, contract.operating_points, draws=draws, rng=rng, prevalence=prevalence),
         roc=roc_table(predictions),
         pr=pr_table(predictions),
         reliability={

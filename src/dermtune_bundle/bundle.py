@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
-from dermtune_bundle.manifest import Manifest
+from dermtune_bundle.manifest import MALIGNANT, Manifest
 
 MODEL: Final = "model.onnx"
 MANIFEST: Final = "bundle.json"
@@ -83,14 +83,14 @@ class Bundle:
         values = self.graph.run(image).probabilities
         classes = self.manifest.classes
         probabilities = {known.name: value for known, value in zip(classes, values.tolist(), strict=True)}
+        malignant = min(1.0, sum(probabilities[known.name] for known in classes if known.malignant))
+        scores = probabilities | {MALIGNANT: malignant}
         return Prediction(
             probabilities=probabilities,
-            malignant_probability=min(
-                1.0, sum(probabilities[known.name] for known in classes if known.malignant)
-            ),
+            malignant_probability=malignant,
             predicted=classes[int(self.manifest.named(values[np.newaxis])[0])].name,
             decisions={
-                point.name: probabilities[point.target] >= point.threshold
+                point.name: scores[point.target] >= point.threshold
                 for point in self.manifest.operating_points
             },
         )

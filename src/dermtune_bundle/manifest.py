@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="DataclassInstance")
 
 SCHEMA_VERSION: Final = 1
+MALIGNANT: Final = "malignant"
+"""The target that stands for all malignant classes together; no class may be called so."""
 NOTICE: Final = (
     "Research use only. Not a medical device: not for diagnosis, nor for deciding on a person's treatment."
 )
@@ -67,7 +69,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold on one class's probability, chosen on the validation split."""
+    """A threshold on one class's probability, or on that of all malignant ones, chosen on validation."""
 
     name: str
     target: str
@@ -128,8 +130,9 @@ class Contract:
 
     def _check(self) -> None:
         names = [known.name for known in self.classes]
-        if len(names) < 2 or len(set(names)) < len(names):  # noqa: PLR2004 (one class is no choice)
+        if len(names) < 2 or len({*names, MALIGNANT}) <= len(names):  # noqa: PLR2004 (one is no choice)
             raise _KeyProblem("classes", f"expected two or more different names, got {names}")
+        targets = [*names, *([MALIGNANT] if any(known.malignant for known in self.classes) else [])]
         if len(self.calibration.logit_shift) != len(names):
             raise _KeyProblem("calibration.logit_shift", f"expected {len(names)} numbers, one a class")
         for index, known in enumerate(self.classes):
@@ -139,9 +142,9 @@ class Contract:
                 )
         for index, point in enumerate(self.operating_points):
             key = f"operating_points[{index}]"
-            if point.target not in names:
+            if point.target not in targets:
                 raise _KeyProblem(
-                    f"{key}.target", f"expected one of {', '.join(names)}, got {point.target!r}"
+                    f"{key}.target", f"expected one of {', '.join(targets)}, got {point.target!r}"
                 )
             if not 0 <= point.threshold <= 1:
                 raise _KeyProblem(f"{key}.threshold", f"expected a probability, got {point.threshold}")

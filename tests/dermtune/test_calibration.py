@@ -1,16 +1,11 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 
 from dermtune.calibration import (
-    choose_operating_point,
     decision_weights,
     fit_temperature,
     prior_shift,
     softmax,
-    threshold_for_sensitivity,
 )
 from dermtune.errors import DataError
 
@@ -70,72 +65,6 @@ def test_logits_that_cannot_be_calibrated_are_an_error(
         fit_temperature(logits, labels)
 
 
-@pytest.mark.parametrize(
-    ("goal", "threshold", "sensitivity", "specificity"),
-    [
-        (1.0, 0.15, 1.0, 1 / 3),
-        (0.9, 0.15, 1.0, 1 / 3),
-        (0.75, 0.4, 1.0, 2 / 3),  # two positives tie at 0.5: taking one takes both
-        (0.5, 0.7, 0.5, 1.0),
-        (0.01, 0.85, 0.25, 1.0),
-    ],
-)
-def test_the_threshold_lies_just_below_the_last_positive_to_be_found(
-    goal: float, threshold: float, sensitivity: float, specificity: float
-) -> None:
-    ties = goal == 0.75
-    scores = np.array([0.9, 0.8, 0.5, 0.5 if ties else 0.2, 0.6, 0.3, 0.1])
-    positive = np.array([1, 1, 1, 1, 0, 0, 0], dtype=bool)
-
-    found = threshold_for_sensitivity(scores, positive, goal)
-
-    assert found.threshold == pytest.approx(threshold)
-    assert found.sensitivity == sensitivity
-    assert found.specificity == pytest.approx(specificity)
-
-
-def test_a_goal_is_met_exactly_where_rounding_would_ask_for_one_more() -> None:
-    scores, positive = np.linspace(1, 0.01, 100), np.ones(100, dtype=bool)
-
-    found = threshold_for_sensitivity(scores, positive, 0.55)  # 0.55 * 100 is 55.00000000000001
-
-    assert found.sensitivity == 0.55
-    assert found.specificity is None
-
-
-def test_no_positive_is_an_error_that_says_what_to_do() -> None:
-    with pytest.raises(DataError, match="finetune"):
-        threshold_for_sensitivity(np.array([0.1]), np.array([False]), 0.9)
-
-
-@pytest.mark.parametrize("goal", [0.0, -1.0, 1.1])
-def test_an_impossible_goal_is_refused(goal: float) -> None:
-    with pytest.raises(ValueError, match="not above 0 and at most 1"):
-        threshold_for_sensitivity(np.array([0.1]), np.array([True]), goal)
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.integers(2, 40).flatmap(
-        lambda n: st.tuples(
-            arrays(np.float64, n, elements=st.integers(0, 8).map(lambda x: x / 8)),
-            arrays(np.bool_, n).filter(np.any),
-        )
-    ),
-    st.floats(0.01, 1),
-)
-def test_the_goal_is_reached_and_by_no_higher_score(case: tuple[np.ndarray, np.ndarray], goal: float) -> None:
-    scores, positive = case
-
-    found = threshold_for_sensitivity(scores, positive, goal)
-
-    assert found.sensitivity >= goal
-    last = scores[positive & (scores >= found.threshold)].min()
-    assert (scores[positive] > last).mean() < goal
-    rounded = scores - 1e-6  # as another machine might compute them
-    assert ((rounded >= found.threshold) >= (scores >= found.threshold))[scores > 0].all()
-
-
 def test_weights_of_the_loss_are_undone() -> None:
     """A network that learned from weighted images says p * w; the shift gives p back."""
     frequencies = np.array([0.7, 0.2, 0.1])
@@ -151,11 +80,3 @@ def test_decision_weights_name_what_balanced_accuracy_asks_for() -> None:
     assert decision_weights(frequencies, 0.0).tolist() == [1, 1]
     weighted = np.array([[0.79, 0.21], [0.81, 0.19]]) * decision_weights(frequencies, 1.0)
     assert weighted.argmax(1).tolist() == [1, 0]
-
-
-def test_an_operating_point_says_what_it_was_chosen_for() -> None:
-    probabilities = np.array([[0.9, 0.1], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
-    point = choose_operating_point(probabilities, np.array([0, 1, 1, 0]), ["nv", "mel"], "mel", 0.9)
-    assert (point.name, point.target, point.goal) == ("mel", "mel", "sensitivity >= 0.90 on validation")
-    assert (point.sensitivity, point.specificity) == (1, 0.5)
-    assert 0.1 < point.threshold < 0.4

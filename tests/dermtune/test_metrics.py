@@ -1,15 +1,24 @@
+import itertools
+from dataclasses import replace
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
 from sklearn.metrics import (
     accuracy_score,
     average_precision_score,
     balanced_accuracy_score,
     brier_score_loss,
+    f1_score,
+    log_loss,
+    precision_score,
     recall_score,
     roc_auc_score,
+    roc_curve,
 )
 
 from dermtune import metrics
@@ -70,10 +79,94 @@ def test_shares_are_those_computed_by_hand() -> None:
     assert error == pytest.approx((0.1 + 0.6 + 0.3 + 0.2) / 4)
 
 
+def test_the_partial_area_is_that_computed_by_hand() -> None:
+    """Five positives, of which the lowest lies below one of two negatives: above 0.8, half of the area."""
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.4, 0.5, 0.1])
+    positive = positives(1, 1, 1, 1, 1, 0, 0)
+    assert metrics.partial_auroc(scores, positive).value == pytest.approx(0.1)
+    assert metrics.partial_auroc(-scores, positive).value == pytest.approx(0.0)
+    assert metrics.partial_auroc(np.zeros(7), positive).value == pytest.approx(0.02), "guessing"
+    assert metrics.partial_auroc(scores, positives(1, 1, 1, 1, 1, 1, 1)).value is None
+
+
+def test_the_classwise_error_sees_what_the_top_label_hides() -> None:
+    """A class that occurs in every tenth image and is always given 0.3 is wrong by 0.2; so is the other."""
+    labels = np.array([0] * 90 + [1] * 10)
+    given_ = np.tile([0.7, 0.3], (100, 1))
+    found = metrics.classwise_calibration_error(given_, labels)
+    assert found.value == pytest.approx(0.2)
+    right = metrics.classwise_calibration_error(np.tile([0.9, 0.1], (100, 1)), labels)
+    assert right.value == pytest.approx(0)
+
+
+def test_predictive_values_at_another_prevalence_are_those_of_bayes() -> None:
+    """Altman and Bland 1994: of 100,000 with a prevalence of 1%, 900 true and 9,900 false alarms."""
+    nothing = np.empty(0)
+    found, spared = Sampled(0.9, nothing), Sampled(0.9, nothing)
+    ppv, npv = metrics.at_prevalence(found, spared, 0.01)
+    assert ppv.value == pytest.approx(900 / (900 + 9900))
+    assert npv.value == pytest.approx(89100 / (89100 + 100))
+    assert metrics.at_prevalence(Sampled(None, nothing), spared, 0.01)[0].value is None
+    no_alarm = metrics.at_prevalence(Sampled(0.0, nothing), Sampled(1.0, nothing), 0.01)[0]
+    assert no_alarm.value is None, "nothing is flagged"
+
+
+def test_malignant_is_all_malignant_classes_together() -> None:
+    given_ = replace(predictions(), malignant=(True, False, True))
+    scores, positive = given_.of("malignant")
+    assert scores == pytest.approx(1 - given_.probabilities[:, 1])
+    assert np.array_equal(positive, given_.labels != 1)
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")
+def test_figures_are_those_of_the_isic_challenge_of_2018() -> None:
+    """Task 3, by its organisers' own package: decisions at a probability above one half, ties undecided."""
+    given_ = predictions()
+    rng = np.random.default_rng(1)  # no ties: ours gives them to the first class, theirs to none
+    probabilities = rng.dirichlet(np.ones(3), len(given_.labels))
+    given_ = replace(given_, probabilities=probabilities, named=probabilities.argmax(axis=1))
+    truth = pd.DataFrame(np.eye(3)[given_.labels], columns=given_.classes)
+    theirs = ClassificationScore(
+        truth,
+        pd.DataFrame(probabilities, columns=given_.classes),
+        pd.DataFrame({"score_weight": 1.0, "validation_weight": 1.0}, index=truth.index),
+        ClassificationMetric.BALANCED_ACCURACY,
+    )
+    above_half = np.nextafter(0.5, 1)
+    points = [OperatingPoint(name, name, above_half, "", None, None) for name in given_.classes]
+    measured = metrics.measure(given_, points, draws=1, rng=rng)
+    assert measured["balanced_accuracy",].value == pytest.approx(theirs.overall, abs=1e-12)
+    names = {"auroc": "auc", "average_precision": "ap"}
+    names |= {name: name for name in ("sensitivity", "specificity", "ppv", "npv")}
+    for ours, name in itertools.product(names, given_.classes):
+        found = measured[ours, name].value
+        assert found == pytest.approx(theirs.per_category[names[ours]][name], abs=1e-12), (ours, name)
+    for name in given_.classes:
+        scores, positive = given_.of(name)
+        said = (scores > 0.5).astype(np.int64)
+        row = theirs.per_category.loc[name]
+        assert metrics.f1(said, positive.astype(np.int64), 1).value == pytest.approx(row["dice"], abs=1e-12)
+        assert metrics.accuracy(said, positive.astype(np.int64)).value == pytest.approx(row["accuracy"])
+        # theirs is the whole area below the curve from where it reaches 0.8; ours is what lies above 0.8
+        fpr, tpr, _ = roc_curve(positive, scores, drop_intermediate=False)
+        end = tpr.searchsorted(0.8)
+        start = np.interp(0.8, tpr[end - 1 : end + 1], fpr[end - 1 : end + 1])
+        ours_below = measured["partial_auroc", name].value + 0.8 * (1 - start)
+        assert ours_below == pytest.approx(row["auc_sens_80"], abs=1e-12), name
+
+
 def test_a_probability_of_one_falls_into_the_last_bin() -> None:
     sure = np.array([[1.0, 0.0], [1.0, 0.0]])
 
     assert metrics.expected_calibration_error(sure, np.array([0, 1])).value == pytest.approx(0.5)
+
+
+def partial_area(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> float:
+    """As the ISIC 2024 challenge takes it from scikit-learn, whose McClish scaling it undoes."""
+    most = 0.2
+    scaled = roc_auc_score(~positive, -scores, max_fpr=most, sample_weight=weights)
+    least = most**2 / 2
+    return float(least + (most - least) * (2 * scaled - 1))
 
 
 def test_every_draw_agrees_with_scikit_learn_under_the_same_weights() -> None:
@@ -88,6 +181,11 @@ def test_every_draw_agrees_with_scikit_learn_under_the_same_weights() -> None:
         "accuracy": metrics.accuracy(given_.named, labels),
         "brier": metrics.brier(probabilities, labels),
         "sensitivity": metrics.sensitivity(scores, positive, 0.3),
+        "ppv": metrics.ppv(scores, positive, 0.3),
+        "npv": metrics.npv(scores, positive, 0.3),
+        "f1": metrics.f1(given_.named, labels, 0),
+        "nll": metrics.negative_log_likelihood(probabilities, labels),
+        "partial": metrics.partial_auroc(scores, positive),
     }
     for row, weights in enumerate(draws):
         theirs = {
@@ -96,6 +194,11 @@ def test_every_draw_agrees_with_scikit_learn_under_the_same_weights() -> None:
             "accuracy": accuracy_score(labels, given_.named, sample_weight=weights),
             "brier": brier_score_loss(labels, probabilities, sample_weight=weights, scale_by_half=False),
             "sensitivity": recall_score(positive, scores >= 0.3, sample_weight=weights),
+            "ppv": precision_score(positive, scores >= 0.3, sample_weight=weights),
+            "npv": precision_score(~positive, scores < 0.3, sample_weight=weights),
+            "f1": f1_score(positive, given_.named == 0, sample_weight=weights),
+            "nll": log_loss(labels, probabilities, sample_weight=weights),
+            "partial": partial_area(positive, scores, weights),
         }
         for name, metric in ours.items():
             assert metric.weighted(draws)[row] == pytest.approx(theirs[name], abs=1e-12), name
@@ -111,6 +214,9 @@ def test_the_value_is_that_of_each_image_counted_once() -> None:
         metrics.specificity(*given_.of("df"), 0.3),
         metrics.recall(given_.named, given_.labels, 2),
         metrics.expected_calibration_error(given_.probabilities, given_.labels),
+        metrics.classwise_calibration_error(given_.probabilities, given_.labels),
+        metrics.partial_auroc(*given_.of("df")),
+        metrics.f1(given_.named, given_.labels, 2),
     ):
         assert metric.weighted(once)[0] == pytest.approx(metric.value, abs=1e-12)
 

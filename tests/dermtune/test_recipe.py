@@ -21,8 +21,7 @@ RECIPE = {
     "test_views": 1,
     "folds": 0,
     "device": "cpu",
-    "target": "mel",
-    "target_sensitivity": 0.9,
+    "operating_points": {"mel": {"target": "mel", "sensitivity": 0.9}},
 }
 
 
@@ -33,7 +32,14 @@ RECIPE = {
         ("test_views", 3, "1, 2, 4 or 8"),
         ("ensemble", 0, "greater than or equal to 1"),
         ("class_balance", 1.5, "less than or equal to 1"),
-        ("target", "mole", "'mole' is no class"),
+        ("operating_points", {}, "at least 1 item"),
+        ("operating_points", {"mel": {"target": "mole"}}, "'mole' is no class"),
+        ("operating_points", {"Mel!": {"target": "mel"}}, "should match pattern"),
+        (
+            "operating_points",
+            {"mel": {"target": "mel", "sensitivity": 0.9, "specificity": 0.9}},
+            "expected a sensitivity or a specificity, or neither",
+        ),
     ],
 )
 def test_impossible_recipes_are_refused(key: str, value: object, message: str) -> None:

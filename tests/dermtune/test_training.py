@@ -44,8 +44,7 @@ def config(**changes: object) -> FinetuneConfig:
         "ensemble": 1,
         "test_views": 1,
         "folds": 0,
-        "target": "mel",
-        "target_sensitivity": 0.9,
+        "operating_points": {"mel": {"target": "mel", "sensitivity": 0.9}},
         "device": "cpu",
     }
     return FinetuneConfig.model_validate(values | changes)

@@ -32,6 +32,8 @@ class EvaluateConfig(Config):
 
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
     """Draws of lesions behind each 95% interval."""
+    prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    """By an operating point's target: its share of the lesions where the model is to be used."""
 
 
 def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, out: Path) -> None:
@@ -65,7 +67,9 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
 
     probabilities = predict_images(graph, packed, found, description="evaluate")
     rng = np.random.default_rng(seed)
-    evaluation = evaluation_of(contract, test, probabilities, draws=config.bootstrap, rng=rng)
+    evaluation = evaluation_of(
+        contract, test, probabilities, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
+    )
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
     metrics["model_sha256"] = sha256
     pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}

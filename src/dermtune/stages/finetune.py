@@ -14,7 +14,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dermtune.config import BackboneConfig
-from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class
 from dermtune.recipe import FinetuneConfig
 from dermtune.shards import PackedImages, places
@@ -46,31 +45,31 @@ def finetune(
     """Train the tail on stored activations, calibrate it, and write the deployable graph.
 
     Raises:
-        ConfigError: `target` is no class of the task.
+        ConfigError: an operating point's target is no class of the task.
         DataError: the activations are stale, foreign or missing, or the graph differs from torch.
     """
     from safetensors.torch import save_file
     from torch import nn
 
-    from dermtune.calibration import choose_operating_point, decision_weights, prior_shift
+    from dermtune.calibration import decision_weights, prior_shift
     from dermtune.checkpoint import Resume
     from dermtune.deployable import Deployable
     from dermtune.figures import learning_curves, write_figure
+    from dermtune.metrics import Predictions
+    from dermtune.operating_points import choose_operating_points, require_targets
     from dermtune.task import read_task
     from dermtune.training import class_frequencies, train_ensemble
 
     out.mkdir(parents=True, exist_ok=True)
     task = read_task(images, activations, backbone=backbone, seed=seed)
-    names = task.classes
-    if config.target not in names:
-        raise ConfigError(
-            f"finetune.target: {config.target!r} is no class; the classes are {', '.join(names)}"
-        )
+    known = [lesion_class(name) for name in task.classes]
+    malignant = tuple(one.malignant for one in known)
+    require_targets(config.operating_points, dict(zip(task.classes, malignant, strict=True)))
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
     cross_validation = _cross_validate(config, task, seed=seed, out=out, resume=resume)
     tails, histories = train_ensemble(task, config, seed=seed, resume=resume)
-    frequencies = class_frequencies(task.train.labels, len(names))
+    frequencies = class_frequencies(task.train.labels, len(known))
     module = Deployable(
         task.network.trunk,
         tails,
@@ -81,18 +80,22 @@ def finetune(
     )
     calibration, scores = _calibrate_and_write(module, task, images, out / "model.onnx")
     weights = decision_weights(frequencies, config.decision_balance)
+    on_val = Predictions(
+        tuple(task.classes),
+        scores,
+        task.val.labels.numpy(),
+        (scores * weights).argmax(1),
+        task.val_table["lesion_id"].to_numpy(dtype=object),
+        malignant,
+    )
     contract = Contract(
         classes=tuple(
-            Diagnosis(known.name, known.title, known.malignant, float(weight))
-            for known, weight in zip(map(lesion_class, names), weights, strict=True)
+            Diagnosis(one.name, one.title, one.malignant, float(weight))
+            for one, weight in zip(known, weights, strict=True)
         ),
         input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
         calibration=calibration,
-        operating_points=(
-            choose_operating_point(
-                scores, task.val.labels.numpy(), names, config.target, config.target_sensitivity
-            ),
-        ),
+        operating_points=choose_operating_points(on_val, config.operating_points),
         lineage=lineage | cross_validation,
     )
     with atomic_path(out / "tails.safetensors") as temporary:

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _FIXED = {
     *("epochs", "head_epochs", "patience", "ensemble", "test_views"),
-    *("folds", "target", "target_sensitivity", "device"),
+    *("folds", "operating_points", "device"),
 }
 
 
