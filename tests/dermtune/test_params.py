@@ -38,7 +38,11 @@ def test_the_projects_own_params_are_valid() -> None:
         ("finetune.epochs", 0, "finetune.epochs: .*greater than or equal to 1, got 0"),
         ("seed", -1, "seed: .*, got -1"),
         ("seed", 2**40, "seed: .*, got 1099511627776"),
-        ("finetune.target", "mole", "finetune.target: 'mole' is no class; the classes are akiec, .*"),
+        (
+            "finetune.operating_points.mel.target",
+            "mole",
+            "finetune.operating_points.mel.target: 'mole' is no class; the classes are akiec, .*",
+        ),
         ("ingest.label_map", {"nv": "nevus"}, "ingest.label_map.nv: 'nevus' is no class; "),
         ("finetune.folds", 1, "finetune.folds: expected 0 for none, or at least 2, got 1"),
         ("finetune.folds", 5, "finetune.folds: needs augment.plain: true"),
