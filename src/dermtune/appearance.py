@@ -1,7 +1,7 @@
 """What an image shows besides the diagnosis: where the lesion is, how large, how light the skin around it.
 
-Estimates, for asking whether a model serves some people less well than others; none goes into the model. Where
-a lesion fills the image, its colour is taken for the skin's.
+Estimates, for asking whether a model serves some people less well than others; none goes into the model.
+Where a lesion fills the image, its colour is taken for the skin's.
 """
 
 from dataclasses import dataclass
