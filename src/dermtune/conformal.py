@@ -34,7 +34,7 @@ def set_thresholds(probabilities: Floats, labels: Labels, coverage: float) -> Fl
 
 
 def in_set(probabilities: Floats, thresholds: Floats) -> Bools:
-    """Which classes are in the set of each image, (N, K); never none, but then the one nearest to being in it."""
+    """Which classes are in the set of each image, (N, K); where none would be, the one nearest to it."""
     members: Bools = probabilities >= thresholds
     empty = ~members.any(axis=1)
     nearest = (probabilities - thresholds).argmax(axis=1)

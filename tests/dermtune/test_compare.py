@@ -1,0 +1,70 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dermtune.compare import Difference, compare
+from dermtune.metrics import Predictions
+from dermtune_bundle.manifest import OperatingPoint
+
+POINT = OperatingPoint("rule-out", "malignant", 0.4, "a goal", None, None)
+
+
+def make(noise: float, *, images: int = 600, seed: int = 1) -> Predictions:
+    """The more noise, the worse; the lesions are the same."""
+    labels = np.random.default_rng(0).choice(3, size=images, p=[0.3, 0.5, 0.2])
+    raw = np.eye(3)[labels] + np.random.default_rng(seed).normal(0, noise, (images, 3))
+    probabilities = np.exp(raw) / np.exp(raw).sum(axis=1, keepdims=True)
+    ids = np.array([f"L{number // 2}" for number in range(images)], dtype=object)
+    names, malignant = ("mel", "nv", "bcc"), (True, False, True)
+    return Predictions(names, probabilities, labels, probabilities.argmax(1), ids, malignant)
+
+
+def differences(first: Predictions, second: Predictions) -> dict[str, Difference]:
+    found = compare((first, [POINT]), (second, [POINT]), draws=300, seed=3)
+    return {one.metric: one for one in found}
+
+
+def test_a_better_model_is_called_better_in_whichever_place_it_stands() -> None:
+    good, poor = make(0.4), make(1.2)
+    there, back = differences(poor, good), differences(good, poor)
+    area = there["AUROC, macro"]
+    assert area.value == pytest.approx(area.second - area.first)
+    assert 0 < area.low < area.value < area.high
+    assert area.sentence().endswith("the second model is better, by more than chance.")
+    assert back["AUROC, macro"].sentence().endswith("the first model is better, by more than chance.")
+    assert back["AUROC, macro"].value == -area.value
+    assert {"AUROC, malignant", "Sensitivity, rule-out", "Specificity, rule-out"} < set(there)
+
+
+def test_a_model_does_not_differ_from_itself() -> None:
+    for found in differences(make(0.8), make(0.8)).values():
+        assert found.value == 0
+        assert "cannot tell the models apart" in found.sentence()
+
+
+def test_the_difference_is_paired() -> None:
+    """Both models err on the same lesions, so that their difference is surer than either value."""
+    first = make(0.8)
+    second = replace(first, probabilities=first.probabilities**1.5)
+    found = differences(first, second)["AUROC, macro"]
+    assert found.high - found.low < 0.01
+
+
+def test_equally_good_models_are_told_apart_about_as_rarely_as_the_interval_says() -> None:
+    rng = np.random.default_rng(5)
+    wrong = 0
+    for _ in range(40):
+        one, two = (make(0.8, images=200, seed=int(rng.integers(1 << 30))) for _ in range(2))
+        found = compare((one, []), (two, []), draws=200, seed=1)[0]
+        wrong += not found.low <= 0 <= found.high
+    assert wrong <= 6
+
+
+def test_other_images_are_refused_and_what_is_undefined_is_said() -> None:
+    one = make(0.5)
+    with pytest.raises(ValueError, match="of the same images"):
+        compare((one, []), (make(0.5, images=500), []), draws=100, seed=1)
+    assert (
+        Difference("Recall", None, 0.5, None, None, None).sentence() == "Recall: undefined on these images."
+    )
