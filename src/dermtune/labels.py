@@ -15,17 +15,19 @@ class LesionClass:
     """Name for people."""
     malignant: bool
     """Malignant or precancerous: missing it can cost a life."""
+    snomed: str | None = None
+    """SNOMED CT code of the diagnosis, or of its most frequent one; None where none could be confirmed."""
 
 
 CLASSES = (
-    LesionClass("akiec", "Actinic keratosis / Bowen's disease", malignant=True),
+    LesionClass("akiec", "Actinic keratosis / Bowen's disease", malignant=True, snomed="201101007"),
     LesionClass("atypical", "Atypical (dysplastic) nevus", malignant=False),
-    LesionClass("bcc", "Basal cell carcinoma", malignant=True),
+    LesionClass("bcc", "Basal cell carcinoma", malignant=True, snomed="254701007"),
     LesionClass("bkl", "Benign keratosis", malignant=False),
     LesionClass("df", "Dermatofibroma", malignant=False),
-    LesionClass("mel", "Melanoma", malignant=True),
-    LesionClass("nv", "Melanocytic nevus", malignant=False),
-    LesionClass("vasc", "Vascular lesion", malignant=False),
+    LesionClass("mel", "Melanoma", malignant=True, snomed="93655004"),
+    LesionClass("nv", "Melanocytic nevus", malignant=False, snomed="400096001"),
+    LesionClass("vasc", "Vascular lesion", malignant=False, snomed="400210000"),
 )
 
 
