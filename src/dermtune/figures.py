@@ -5,7 +5,7 @@ and Ito (Color Universal Design, 2008), which people with any colour vision can 
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
@@ -30,6 +30,7 @@ GREY: Final = "#6B7280"
 _PALE: Final = "#D1D5DB"
 DrawStyle: TypeAlias = Literal["default", "steps-post"]
 _DPI: Final = 120
+_SCORE: Final = "Score: the mean of macro AUROC and balanced accuracy on validation, at the best epoch."
 _styled = mpl.rc_context(
     {
         "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
@@ -209,6 +210,82 @@ def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
     scores.legend(fontsize=8, loc="lower right")
     epochs_run = f"{len(history)} epoch{'s' if len(history) > 1 else ''}"
     _note(figure, note or f"{epochs_run}; the number stands at the epoch with the best mean of both scores.")
+    return figure
+
+
+@_styled
+def trial_history(trials: "pd.DataFrame") -> Figure:
+    """Score of each trial of a search, and the best so far.
+
+    Args:
+        trials: `trial, state, epochs, score`, as `search.trials_table` gives them.
+    """
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    axes = figure.add_subplot()
+    ordered = trials.sort_values("trial")
+    complete = ordered[ordered["state"] == "complete"]
+    pruned = ordered[ordered["state"] != "complete"]
+    axes.scatter(pruned["trial"], pruned["score"], color=_PALE, edgecolor=GREY, s=26, label="stopped early")
+    axes.scatter(complete["trial"], complete["score"], color=BLUE, s=30, label="ran to its end", zorder=3)
+    best = ordered["score"].where(ordered["state"] == "complete").cummax().ffill()
+    axes.step(ordered["trial"], best, where="post", color=VERMILION, linewidth=1.2, label="best so far")
+    axes.set(title="Score of each trial", xlabel="trial; 0 is the recipe in use", ylabel="score")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.legend(fontsize=8, loc="best")
+    _note(figure, _SCORE)
+    return figure
+
+
+@_styled
+def parameter_importances(importances: Mapping[str, float]) -> Figure:
+    """Share of the variance of the scores that each value explains, largest on top."""
+    figure = Figure(figsize=(7.2, 1.2 + 0.4 * max(1, len(importances))), layout="constrained")
+    axes = figure.add_subplot()
+    names = list(importances)[::-1]
+    bars = axes.barh(names, [importances[name] for name in names], color=BLUE, height=0.6)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=8)
+    axes.set(title="What the score depends on", xlabel="share of the variance explained", xlim=(0, 1))
+    axes.grid(visible=False, axis="y")
+    if not importances:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "too few trials ran to their end to tell", ha="center", transform=axes.transAxes)
+    _note(figure, "Functional ANOVA over the trials that ran to their end; of few trials it says little.")
+    return figure
+
+
+@_styled
+def trial_coordinates(trials: "pd.DataFrame", logarithmic: Collection[str]) -> Figure:
+    """The values of each trial, an axis a value, a line a trial; those that ran to their end are coloured.
+
+    Args:
+        trials: `trial, state, epochs, score` and a column a value, as `search.trials_table` gives them.
+        logarithmic: the values whose axis is logarithmic.
+    """
+    names = [str(name) for name in trials if name not in {"trial", "state", "epochs"}]
+    figure = Figure(figsize=(1.2 + 1.35 * len(names), 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set(xlim=(-0.2, len(names) - 0.8), ylim=(-0.08, 1.08), title="What was tried, and how well it did")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_yticks([])
+    axes.set_xticks(range(len(names)), names)
+    axes.tick_params(length=0)
+    heights = np.empty((len(trials), len(names)))
+    for place, name in enumerate(names):
+        values = trials[name].to_numpy(float)
+        shown = np.log(values) if name in logarithmic else values
+        low, high = shown.min(), shown.max()
+        heights[:, place] = (shown - low) / (high - low) if high > low else 0.5
+        axes.vlines(place, 0, 1, color=GREY, linewidth=0.8)
+        for height, value in ((-0.03, values.min()), (1.03, values.max())):
+            axes.text(place, height, f"{value:.3g}", ha="center", va="center", fontsize=8)
+    complete = (trials["state"] == "complete").to_numpy()
+    axes.plot(heights[~complete].T, color=_PALE, linewidth=0.8)
+    worst_first = np.flatnonzero(complete)[np.argsort(trials["score"].to_numpy()[complete])]
+    for rank, row in enumerate(worst_first, start=1):
+        color = mpl.colormaps["Blues"](0.25 + 0.75 * rank / len(worst_first))
+        axes.plot(heights[row], color=color, linewidth=1.8)
+    _note(figure, f"{_SCORE} The darker, the better; grey: stopped early.")
     return figure
 
 

@@ -2,20 +2,16 @@
 
 import itertools
 import logging
+import math
 import random
+import statistics
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import optuna
 import pandas as pd
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from optuna.trial import TrialState
-from optuna.visualization import matplotlib as plots
 
 from dermtune.errors import DataError
 from dermtune.search_space import Number, Sampler, Space
@@ -24,18 +20,43 @@ log = logging.getLogger(__name__)
 
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP_TRIALS = 8  # drawn at random before TPE has something to learn from
-_SCORE = "mean of macro AUROC and balanced accuracy, validation"
-_UNPRUNED_TRIALS = 4  # run to their end before any is stopped early
+_UNPRUNED_TRIALS = 4  # seen at an epoch before any is stopped there
 
 
-def open_study(storage: Path, name: str, *, seed: int, unpruned: int = 0) -> optuna.Study:
+class Halving(optuna.pruners.BasePruner):
+    """Stop a trial that is in the worse half when it reaches a third, or two thirds, of its epochs.
+
+    Trials that were stopped count as well, those that were cut off do not. Optuna's own pruners compare with
+    complete trials alone, or with those cut off too.
+
+    Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020: successive halving.
+    """
+
+    def __init__(self, epochs: int, *, unpruned: int) -> None:
+        """No trial of so many epochs is stopped in the first `unpruned` ones."""
+        self._rungs = {
+            epoch for third in (1, 2) if unpruned < (epoch := math.ceil(third * epochs / 3)) < epochs
+        }
+
+    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+        """Is this trial to be stopped, by what it has reported?"""
+        epoch = trial.last_step
+        if epoch not in self._rungs:
+            return False
+        done = study.get_trials(deepcopy=False, states=DONE)
+        others = [one.intermediate_values[epoch] for one in done if epoch in one.intermediate_values]
+        enough = len(others) >= _UNPRUNED_TRIALS
+        return enough and trial.intermediate_values[epoch] < statistics.median(others)
+
+
+def open_study(storage: Path, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """Open or begin a study that maximises a score.
 
     Args:
         storage: an SQLite file; what it holds already is resumed.
         name: of the study, unlike for whatever makes scores incomparable.
-        seed: of the random forest behind the plot of importance, kept with the study.
-        unpruned: the first epochs, after which it is too early to tell a poor trial.
+        seed: of the random forest behind the importances, kept with the study.
+        pruner: stops poor trials early.
     """
     storage.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -44,8 +65,7 @@ def open_study(storage: Path, name: str, *, seed: int, unpruned: int = 0) -> opt
         study_name=name,
         direction="maximize",
         load_if_exists=True,
-        # it compares with complete trials alone, so that one which was cut off counts for nothing
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED_TRIALS, n_warmup_steps=unpruned + 1),
+        pruner=pruner,
     )
     study.set_user_attr("seed", seed)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off when the run before was
@@ -141,30 +161,17 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
-def search_figures(study: optuna.Study) -> dict[str, Figure]:
-    """History, importance and parallel coordinates, by name; those that too few trials give are left out."""
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=study.user_attrs["seed"] % 2**31)
-    drawers: dict[str, Callable[[], Any]] = {
-        "history": lambda: plots.plot_optimization_history(study, target_name=_SCORE),
-        "importance": lambda: plots.plot_param_importances(study, evaluator=evaluator),
-        "parallel_coordinate": lambda: plots.plot_parallel_coordinate(study, target_name=_SCORE),
-    }
+def importances(study: optuna.Study) -> dict[str, float]:
+    """Share of the scores' variance that each value explains, largest first; empty of too few trials.
+
+    Source: Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML
+    2014: functional ANOVA.
+    """
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    differ = len({trial.value for trial in complete}) > 1
-    with _quiet_plots():
-        return {name: draw().figure for name, draw in drawers.items() if differ or name == "history"}
-
-
-@contextmanager
-def _quiet_plots() -> Iterator[None]:
-    """Optuna's plots are marked experimental, draw through pyplot and restyle it: undo both."""
-    with warnings.catch_warnings(), plt.rc_context():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            yield
-        finally:
-            plt.close("all")
+    if len({trial.value for trial in complete}) < 2:  # noqa: PLR2004 (nothing to explain)
+        return {}
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=study.user_attrs["seed"] % 2**31)
+    return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 
 def _sampler(kind: Sampler, seed: int) -> optuna.samplers.BaseSampler:

@@ -110,6 +110,55 @@ def test_one_epoch_is_enough_for_learning_curves() -> None:
     assert any("1 epoch;" in text for text in words(figures.learning_curves(history(1))))
 
 
+def trials(count: int) -> pd.DataFrame:
+    """A search's table; every third trial was stopped early."""
+    rows = np.arange(count)
+    return pd.DataFrame(
+        {
+            "trial": rows,
+            "state": np.where(rows % 3 == 2, "pruned", "complete"),
+            "epochs": 6,
+            "score": 0.7 + 0.01 * (rows * 7 % 5),
+            "lr": 10.0 ** -(1 + rows % 4),
+            "dropout": 0.1 * (rows % 3),
+        }
+    )
+
+
+def test_the_history_of_a_search_shows_each_trial_and_the_best_so_far() -> None:
+    (axes,) = figures.trial_history(trials(9)).axes
+    shown = np.concatenate([points.get_offsets() for points in axes.collections])
+    assert sorted(shown[:, 0]) == list(range(9))
+    (best,) = axes.lines
+    assert best.get_ydata()[:3] == pytest.approx([0.70, 0.72, 0.72]), "the third was stopped"
+    assert best.get_ydata()[-1] == pytest.approx(0.74)
+    assert (np.diff(best.get_ydata()) >= 0).all()
+
+
+def test_each_value_has_an_axis_from_its_lowest_to_its_highest() -> None:
+    figure = figures.trial_coordinates(trials(9), {"lr"})
+    assert {"score", "lr", "dropout", "0.0001", "0.1", "0.2"} < words(figure)
+    lines = figure.axes[0].lines
+    assert len(lines) == 9
+    heights = np.array([line.get_ydata() for line in lines])
+    assert heights.min(axis=0) == pytest.approx(0)
+    assert heights.max(axis=0) == pytest.approx(1)
+    assert set(np.round(heights[:, 1], 6)) == {0, 0.333333, 0.666667, 1}, "logarithmic"
+
+
+def test_importances_are_bars_and_none_are_said_to_be_none() -> None:
+    (axes,) = figures.parameter_importances({"lr": 0.7, "dropout": 0.3}).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["dropout", "lr"]
+    assert [bar.get_width() for bar in axes.patches] == [0.3, 0.7]
+    assert "too few trials ran to their end to tell" in words(figures.parameter_importances({}))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_search_of_few_trials_is_drawn_too(count: int) -> None:
+    for figure in (figures.trial_history(trials(count)), figures.trial_coordinates(trials(count), {"lr"})):
+        assert figures.to_png(figure) == figures.to_png(figure)
+
+
 def test_a_contact_sheet_shows_images_pixel_by_pixel_in_ragged_rows() -> None:
     red, blue = np.zeros((20, 20, 3), np.uint8), np.zeros((20, 20, 3), np.uint8)
     red[..., 0], blue[..., 2] = 201, 202

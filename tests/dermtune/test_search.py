@@ -1,15 +1,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
-from matplotlib import pyplot as plt
+from optuna.trial import TrialState
 
 from dermtune.errors import DataError
-from dermtune.search import best_values, open_study, run_trials, search_figures, trials_table
+from dermtune.search import Halving, best_values, importances, open_study, run_trials, trials_table
 from dermtune.search_space import Choices, Number, Sampler, Space, Span
 
 Score = Callable[[dict[str, Number], optuna.Trial], float]
+EPOCHS = 9
 SPACE: Space = {"lr": Span(low=0.001, high=1.0, log=True), "dropout": Choices(choices=[0, 0.5])}
 START: dict[str, Number] = {"lr": 0.5, "dropout": 0.5}
 
@@ -17,17 +19,21 @@ START: dict[str, Number] = {"lr": 0.5, "dropout": 0.5}
 def score(values: dict[str, Number], trial: optuna.Trial) -> float:
     """Best at lr 0.03 and no dropout; a poor trial shows it from its first epoch on."""
     best = 1 - abs(values["lr"] - 0.03) - 0.1 * values["dropout"]
-    for epoch in range(1, 10):
-        trial.report(best * epoch / 9, epoch)
+    for epoch in range(1, EPOCHS + 1):
+        trial.report(best * epoch / EPOCHS, epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
     return best
 
 
+def open_one(folder: Path, *, seed: int = 1, unpruned: int = 0) -> optuna.Study:
+    return open_study(folder / "search.db", "one", seed=seed, pruner=Halving(EPOCHS, unpruned=unpruned))
+
+
 def search(
     folder: Path, trials: int, *, sampler: Sampler = "tpe", space: Space = SPACE, how: Score = score
 ) -> optuna.Study:
-    study = open_study(folder / "search.db", "one", seed=1)
+    study = open_one(folder)
     run_trials(study, how, space, start=START, sampler=sampler, trials=trials, seed=1)
     return study
 
@@ -55,16 +61,36 @@ def test_poor_trials_are_stopped_early(tmp_path: Path) -> None:
     assert list(table.columns) == ["trial", "state", "epochs", "score", "lr", "dropout"]
 
 
+def test_a_trial_is_stopped_in_the_worse_half_at_a_third_or_two_thirds(tmp_path: Path) -> None:
+    study = open_one(tmp_path)
+    reached: dict[int, list[float]] = {3: [], 6: []}
+    for value in (0.5, 0.7, 0.6, 0.8, 0.55, 0.9, 0.65, 0.58):
+        trial, stopped = study.ask(), 0
+        for epoch in range(1, EPOCHS + 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                stopped = epoch
+                break
+            if epoch in reached:
+                assert len(reached[epoch]) < 4 or value >= np.median(reached[epoch])
+                reached[epoch].append(value)
+        if stopped:
+            assert value < np.median(reached[stopped])
+            reached[stopped].append(value)
+        study.tell(trial, None if stopped else value, state=None if not stopped else TrialState.PRUNED)
+    assert [len(values) for values in reached.values()] == [8, 6]
+    states = [trial.state for trial in study.get_trials()]
+    assert states.count(TrialState.PRUNED) == 2 + 1
+
+
 def test_no_trial_is_stopped_in_its_first_epochs(tmp_path: Path) -> None:
-    study = open_study(tmp_path / "search.db", "one", seed=1, unpruned=3)
+    study = open_one(tmp_path, unpruned=3)
     run_trials(study, score, SPACE, start=START, sampler="random", trials=15, seed=1)
-    epochs = trials_table(study)["epochs"]
-    assert epochs.min() == 4
-    assert epochs.max() == 9
+    assert set(trials_table(study)["epochs"]) == {6, 9}
 
 
 def test_the_largest_seed_will_do(tmp_path: Path) -> None:
-    study = open_study(tmp_path / "search.db", "one", seed=2**32 - 1)
+    study = open_one(tmp_path, seed=2**32 - 1)
     run_trials(study, score, SPACE, start=START, sampler="random", trials=3, seed=2**32 - 1)
     assert len(history(study)) == 3
 
@@ -104,7 +130,7 @@ def cut_off_in(number: int) -> Score:
 
 
 def test_a_trial_that_was_killed_is_run_again(tmp_path: Path) -> None:
-    study = open_study(tmp_path / "search.db", "one", seed=1)
+    study = open_one(tmp_path)
     study.enqueue_trial(START)
     study.ask().report(1.0, 3)  # and nobody tells what came of it
     assert history(search(tmp_path, 6)) == history(search(tmp_path / "whole", 6))
@@ -113,7 +139,7 @@ def test_a_trial_that_was_killed_is_run_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "grid"])
 def test_a_trial_that_was_only_enqueued_is_run_once(tmp_path: Path, sampler: Sampler) -> None:
     space = {"lr": Choices(choices=[0.5, 0.03]), "dropout": Choices(choices=[0, 0.5])}
-    study = open_study(tmp_path / "search.db", "one", seed=1)
+    study = open_one(tmp_path)
     study.enqueue_trial(START)  # and the run is killed
     tried = [params for params, _ in history(search(tmp_path, 4, sampler=sampler, space=space))]
     assert tried[0] == START
@@ -133,7 +159,8 @@ def test_a_grid_that_was_cut_off_misses_nothing(tmp_path: Path) -> None:
 
 def test_another_search_in_the_same_file_is_apart(tmp_path: Path) -> None:
     search(tmp_path, 2)
-    assert history(open_study(tmp_path / "search.db", "another", seed=1)) == []
+    another = open_study(tmp_path / "search.db", "another", seed=1, pruner=Halving(EPOCHS, unpruned=0))
+    assert history(another) == []
 
 
 def test_a_grid_tries_every_combination_once(tmp_path: Path) -> None:
@@ -156,9 +183,8 @@ def test_no_complete_trial_is_said(tmp_path: Path) -> None:
         best_values(search(tmp_path, 2, how=prune), SPACE)
 
 
-def test_the_figures_are_drawn_and_leave_no_trace(tmp_path: Path) -> None:
-    style = dict(plt.rcParams)
-    assert set(search_figures(search(tmp_path, 20))) == {"history", "importance", "parallel_coordinate"}
-    assert set(search_figures(search(tmp_path / "few", 1))) == {"history"}
-    assert dict(plt.rcParams) == style
-    assert plt.get_fignums() == []
+def test_importances_tell_what_matters_and_nothing_of_too_few_trials(tmp_path: Path) -> None:
+    found = importances(search(tmp_path, 25))
+    assert list(found) == ["lr", "dropout"]
+    assert found["lr"] > 0.5
+    assert importances(search(tmp_path / "few", 1)) == {}

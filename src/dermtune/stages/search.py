@@ -74,8 +74,8 @@ def search(
     import optuna
     import torch
 
-    from dermtune.figures import write_figure
-    from dermtune.search import DONE, best_values, open_study, run_trials, search_figures, trials_table
+    from dermtune.figures import parameter_importances, trial_coordinates, trial_history, write_figure
+    from dermtune.search import DONE, Halving, best_values, importances, open_study, run_trials, trials_table
     from dermtune.splits import assign_folds, require_every_class
     from dermtune.task import read_task
     from dermtune.training import train_tail
@@ -121,7 +121,8 @@ def search(
         ),  # what a trial changes is no part of it
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    study = open_study(storage, study_name, seed=seed, unpruned=recipe.head_epochs)
+    pruner = Halving(config.epochs, unpruned=recipe.head_epochs)
+    study = open_study(storage, study_name, seed=seed, pruner=pruner)
     run_trials(
         study,
         score,
@@ -132,12 +133,15 @@ def search(
         seed=seed,
     )
     best = best_values(study, config.space)
+    trials = trials_table(study)
     with atomic_path(out / "trials.csv") as temporary:
-        trials_table(study).to_csv(temporary, index=False, float_format="%.6g")
+        trials.to_csv(temporary, index=False, float_format="%.6g")
     with atomic_path(out / "best.json") as temporary:
         temporary.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
-    for name, figure in search_figures(study).items():
-        write_figure(figure, out / f"{name}.png")
+    write_figure(trial_history(trials), out / "history.png")
+    write_figure(parameter_importances(importances(study)), out / "importance.png")
+    logarithmic = {key for key, values in config.space.items() if isinstance(values, Span) and values.log}
+    write_figure(trial_coordinates(trials, logarithmic), out / "parallel_coordinate.png")
     log.info(
         "best of %d trials: %.4f, the mean of macro AUROC and balanced accuracy on validation, with %s",
         len(study.get_trials(deepcopy=False, states=DONE)),
