@@ -32,11 +32,14 @@ def make_graph() -> MakeGraph:
             helper.make_node("Mul", ["embedding", "scale"], ["logits"]),
             helper.make_node("Softmax", ["logits"], [probabilities], axis=1),
             helper.make_node("Transpose", ["colors"], ["activation_map"], perm=[0, 3, 1, 2]),
+            helper.make_node("ReduceMax", ["embedding", "features"], ["brightest"], keepdims=0),
+            helper.make_node("Mul", ["brightest", "scale"], ["distance"]),
         ]
         outputs = {
             probabilities: ["N", "K"],
             "embedding": ["N", "F"],
             "activation_map": ["N", "K", "H", "W"],
+            "distance": ["N"],
         }
         graph = helper.make_graph(
             nodes,
@@ -46,6 +49,7 @@ def make_graph() -> MakeGraph:
             [
                 helper.make_tensor("first", kinds.INT64, [classes], range(classes)),
                 helper.make_tensor("axes", kinds.INT64, [2], axes),
+                helper.make_tensor("features", kinds.INT64, [1], [1]),
                 helper.make_tensor("scale", kinds.FLOAT, [1], [0.01]),
             ],
         )

@@ -88,7 +88,7 @@ def _measure(
         return Predictions(tuple(task.classes), scores, labels.numpy(), named, ids, malignant)
 
     on_val, fold = logits(task.val), plain.only(held_out)
-    temperature = fit_temperature(on_val, task.val.labels.numpy()).temperature
+    temperature = fit_temperature(on_val, task.val.labels.numpy())
     points = choose_operating_points(
         predictions(on_val, task.val.labels, task.val_table["lesion_id"]), config.operating_points
     )

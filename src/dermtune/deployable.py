@@ -3,7 +3,7 @@
 What was measured is what is shipped: evaluate and the bundle run the file that this module writes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +13,30 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dermtune.backbone import Tail, Trunk
+from dermtune.calibration import KNOTS, Calibrator
 from dermtune.errors import DataError
-from dermtune.onnx_export import export_onnx, replace_value
+from dermtune.onnx_export import export_onnx, replace_values
 from dermtune_bundle.graph import INPUT, OUTPUTS, Graph
 
 _TOLERANCE = 1e-4
+NEIGHBOR = 5
+"""Which of the nearest references an image is held against: the first may be a twin."""
 _TRANSPOSED = 4  # the bit of a view's number that swaps rows and columns
 
 
 class Deployable(nn.Module):
-    """From the pixels of an image of any size to calibrated probabilities."""
+    """From the pixels of an image of any size to calibrated probabilities, and how unlike known ones it is.
+
+    Its buffers hold numbers that will do for an export, until `set_numbers` gives it those that are fitted on
+    what the graph itself says.
+    """
 
     tails: Iterable[Tail]
+    logit_scale: Tensor
     logit_shift: Tensor
-    temperature: Tensor
+    given: Tensor
+    found: Tensor
+    reference: Tensor
 
     def __init__(
         self,
@@ -34,9 +44,9 @@ class Deployable(nn.Module):
         tails: Sequence[Tail],
         *,
         input_size: int,
-        logit_shift: Sequence[float],
-        temperature: float = 1.0,
         test_views: int = 1,
+        references: int,
+        curves: bool = False,
     ) -> None:
         """Join the parts.
 
@@ -44,27 +54,41 @@ class Deployable(nn.Module):
             trunk: the frozen part.
             tails: an ensemble of one or more, whose logits are averaged.
             input_size: side of the square that the network sees, in pixels.
-            logit_shift: (K,) added to the logits.
-            temperature: they are divided by it then.
             test_views: 1, 2, 4 or 8: flips and turns of each image, whose logits are averaged.
+            references: how many images a new one is held against.
+            curves: leave room for a curve a class, as isotonic calibration has.
         """
         super().__init__()
         self.trunk = trunk
         self.tails = nn.ModuleList(tails)  # type: ignore[assignment]  # of tails alone
         self.input_size = input_size
-        self.register_buffer("logit_shift", torch.tensor(list(logit_shift), dtype=torch.float32))
-        self.register_buffer("temperature", torch.tensor(temperature, dtype=torch.float32))
         self.test_views = test_views
+        self.curves = curves
+        head = tails[0].classifier
+        classes, features = head.out_features, head.in_features * len(tails)
+        rng = torch.Generator().manual_seed(0)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def room(*shape: int) -> Tensor:
+            # no two alike, no 0 and no 1: the exporter would take out what changes nothing, or join it
+            return 0.25 + 0.5 * torch.rand(*shape, generator=rng)
+
+        self.register_buffer("logit_scale", room(classes))
+        self.register_buffer("logit_shift", room(classes))
+        self.register_buffer("given", room(1, classes, KNOTS).sort(2).values)
+        self.register_buffer("found", room(1, classes, KNOTS).sort(2).values)
+        self.register_buffer("reference", functional.normalize(room(features, references), dim=0))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run the whole network on RGB images of one size.
 
         Args:
             image: uint8 (N, H, W, 3).
 
         Returns:
-            Probabilities (N, K), embedding (N, F) and activation maps (N, K, h, w): what each place of the
-            last feature map adds to each class's logit (Zhou et al. 2016, Class Activation Mapping, eq. 2).
+            Probabilities (N, K), embedding (N, F), activation maps (N, K, h, w): what each place of the last
+            feature map adds to each class's logit (Zhou et al. 2016, Class Activation Mapping, eq. 2); and
+            distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest reference (Sun et
+            al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
             Means over test views and tails; the embedding has each tail's channels, one after the other.
         """
         size = [self.input_size, self.input_size]
@@ -77,8 +101,22 @@ class Deployable(nn.Module):
         embedding = self._by_view(torch.cat([pooled for _, pooled, _ in outputs], dim=1)).mean(0)
         maps = self._by_view(_mean([maps for _, _, maps in outputs]))
         activation_map = _mean([_turn_back(maps[view], view) for view in range(self.test_views)])
-        probabilities = ((logits + self.logit_shift) / self.temperature).softmax(1)
-        return probabilities, embedding, activation_map
+        probabilities = (logits * self.logit_scale + self.logit_shift).softmax(1)
+        if self.curves:
+            along = self._along_curves(probabilities)
+            probabilities = along / along.sum(1, keepdim=True)
+        nearness = functional.normalize(embedding, dim=1) @ self.reference
+        distance = 1 - nearness.topk(NEIGHBOR, dim=1).values[:, -1]
+        return probabilities, embedding, activation_map, distance
+
+    def _along_curves(self, probabilities: Tensor) -> Tensor:
+        """Piecewise linear from `given` to `found`, of each class (N, K)."""
+        here = probabilities[:, :, None]
+        left = (here >= self.given).sum(2, keepdim=True).clamp(1, KNOTS - 1) - 1
+        given, found = (knots.expand(len(here), -1, -1) for knots in (self.given, self.found))
+        start, end = given.gather(2, left), given.gather(2, left + 1)
+        low, high = found.gather(2, left), found.gather(2, left + 1)
+        return (low + (high - low) * (here - start) / (end - start).clamp(min=1e-9))[:, :, 0]
 
     def _by_view(self, values: Tensor) -> Tensor:
         """From (views * N, …) to (views, N, …)."""
@@ -119,10 +157,29 @@ def export_deployable(module: Deployable, path: Path) -> None:
     export_onnx(module.eval(), example, path, dynamic=open_sizes, inputs=[INPUT], outputs=list(OUTPUTS))
 
 
-def set_temperature(module: Deployable, path: Path, temperature: float) -> None:
-    """Set the temperature of the module, and of model.onnx exported from it."""
-    module.temperature.fill_(temperature)
-    replace_value(path, "temperature", module.temperature.numpy())
+def graph_numbers(calibrator: Calibrator) -> dict[str, NDArray[np.floating]]:
+    """A calibrator as `set_numbers` takes it."""
+    numbers: dict[str, NDArray[np.floating]] = {
+        "logit_scale": calibrator.scale,
+        "logit_shift": calibrator.shift,
+    }
+    if calibrator.given is not None and calibrator.found is not None:
+        numbers |= {"given": calibrator.given, "found": calibrator.found}
+    return numbers
+
+
+def set_numbers(module: Deployable, path: Path, numbers: Mapping[str, NDArray[np.floating]]) -> None:
+    """Set buffers of the module, and of the model.onnx that was exported from it.
+
+    Args:
+        module: its buffers are changed in place.
+        path: the graph's file; it is written anew.
+        numbers: by the buffer's name, of its shape.
+    """
+    for name, value in numbers.items():
+        buffer = module.get_buffer(name)
+        buffer.copy_(torch.from_numpy(value.astype(np.float32)).reshape(buffer.shape))
+    replace_values(path, {name: module.get_buffer(name).numpy() for name in numbers})
 
 
 def check_parity(module: Deployable, graph: Graph, images: Iterable[NDArray[np.uint8]]) -> float:

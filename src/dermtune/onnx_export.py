@@ -4,6 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +60,23 @@ def export_onnx(
     _forget_where_it_was_made(path)
 
 
-def replace_value(path: Path, name: str, value: NDArray[np.float32]) -> None:
-    """Give one of an exported module's buffers or parameters another value, which needs no new export.
+def replace_values(path: Path, values: Mapping[str, NDArray[np.float32]]) -> None:
+    """Give an exported module's buffers or parameters other values, which needs no new export.
 
     Args:
         path: the .onnx file; it is written anew.
-        name: of the buffer or parameter, as `state_dict` has it.
-        value: float32, of the same shape.
+        values: float32, by the name that `state_dict` has for it, each of the same shape as before.
 
     Raises:
-        KeyError: the graph has none of that name and shape.
+        KeyError: the graph has none of a name and shape.
     """
     model = onnx.load(path)
-    for tensor in model.graph.initializer:
-        if tensor.name == name and tuple(tensor.dims) == value.shape:
-            tensor.CopyFrom(onnx.numpy_helper.from_array(value, name))
-            onnx.save(model, path)
-            return
-    raise KeyError(f"{path}: no {name} of shape {value.shape}")
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, value in values.items():
+        if name not in tensors or tuple(tensors[name].dims) != value.shape:
+            raise KeyError(f"{path}: no {name} of shape {value.shape}")
+        tensors[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
+    onnx.save(model, path)
 
 
 def _forget_where_it_was_made(path: Path) -> None:

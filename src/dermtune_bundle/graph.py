@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dermtune_bundle.errors import BundleError
 
 INPUT: Final = "image"
-OUTPUTS: Final = ("probabilities", "embedding", "activation_map")
+OUTPUTS: Final = ("probabilities", "embedding", "activation_map", "distance")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class GraphOutput:
     """(F,) what the classifier sees."""
     activation_map: NDArray[np.float32]
     """(K, h, w) how much each place adds to each class's logit."""
+    distance: np.float32
+    """How unlike the images that the model was calibrated on: 0 for the same embedding, at most 2."""
 
 
 class Graph:

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 from dermtune.calibration import (
+    Method,
     decision_weights,
+    fit_calibrator,
     fit_temperature,
+    log_loss,
     prior_shift,
     softmax,
 )
@@ -18,25 +21,57 @@ def overconfident(factor: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return (honest * factor).astype(np.float32), labels
 
 
+NONE = np.zeros(4)
+
+
 @pytest.mark.parametrize("factor", [0.4, 1.0, 2.5])
 def test_the_temperature_undoes_what_made_the_logits_too_large(factor: float) -> None:
     logits, labels = overconfident(factor)
+    assert fit_temperature(logits, labels) == pytest.approx(factor, rel=0.08)
+    found = fit_calibrator(logits, labels, method="temperature", shift=NONE)
+    assert found(logits) == pytest.approx(softmax(logits, fit_temperature(logits, labels)))
+    assert log_loss(found(logits), labels) <= log_loss(softmax(logits), labels)
 
-    found = fit_temperature(logits, labels)
 
-    assert found.temperature == pytest.approx(factor, rel=0.08)
-    assert found.nll_after <= found.nll_before
+@pytest.mark.parametrize("method", ["temperature", "vector", "isotonic"])
+def test_each_method_makes_new_images_more_likely(method: Method) -> None:
+    logits, labels = overconfident(2.5)
+    new, truth = overconfident(2.5, seed=1)
+    found = fit_calibrator(logits, labels, method=method, shift=NONE)
+    probabilities = found(new)
+    assert probabilities.sum(axis=1) == pytest.approx(1)
+    assert probabilities.min() > 0
+    assert log_loss(probabilities, truth) < log_loss(softmax(new), truth) - 0.2
 
 
-def test_the_likelihood_is_that_of_the_probabilities() -> None:
+def test_vector_scaling_mends_what_one_temperature_cannot() -> None:
+    logits, labels = overconfident(1.0)
+    skewed = logits * [0.5, 1, 1, 2] + [1, 0, 0, -1]
+    temperature, vector = (
+        log_loss(fit_calibrator(skewed, labels, method=method, shift=NONE)(skewed), labels)
+        for method in ("temperature", "vector")
+    )
+    honest = log_loss(softmax(logits), labels)
+    assert temperature > honest + 0.1
+    assert vector == pytest.approx(honest, abs=0.01)
+
+
+def test_a_curve_rises_and_meets_the_frequencies() -> None:
+    logits, labels = overconfident(2.5)
+    found = fit_calibrator(logits, labels, method="isotonic", shift=NONE)
+    assert (np.diff(found.given, axis=1) >= 0).all()
+    assert (np.diff(found.found, axis=1) >= 0).all()
+    probabilities = found(logits)
+    assert probabilities.mean(axis=0) == pytest.approx(np.bincount(labels) / len(labels), abs=0.02)
+
+
+@pytest.mark.parametrize("method", ["temperature", "vector", "isotonic"])
+def test_the_shift_is_part_of_what_is_calibrated(method: Method) -> None:
     logits, labels = overconfident(2.0)
-
-    found = fit_temperature(logits, labels)
-
-    rows = np.arange(len(labels))
-    before, after = softmax(logits)[rows, labels], softmax(logits, found.temperature)[rows, labels]
-    assert found.nll_before == pytest.approx(-np.log(before).mean())
-    assert found.nll_after == pytest.approx(-np.log(after).mean())
+    shift = np.array([1.0, -1.0, 0.5, 0.0])
+    found = fit_calibrator(logits - shift, labels, method=method, shift=shift)
+    without = fit_calibrator(logits, labels, method=method, shift=NONE)
+    assert found(logits - shift) == pytest.approx(without(logits), abs=1e-3)
 
 
 def test_huge_logits_neither_overflow_nor_warn() -> None:
@@ -46,9 +81,7 @@ def test_huge_logits_neither_overflow_nor_warn() -> None:
 
 
 def test_a_network_that_is_always_right_gets_the_smallest_temperature_and_no_error() -> None:
-    found = fit_temperature(np.array([[5.0, 0.0], [0.0, 5.0]]), np.array([0, 1]))
-
-    assert 0 < found.temperature < 1
+    assert 0 < fit_temperature(np.array([[5.0, 0.0], [0.0, 5.0]]), np.array([0, 1])) < 1
 
 
 @pytest.mark.parametrize(
@@ -62,7 +95,7 @@ def test_logits_that_cannot_be_calibrated_are_an_error(
     logits: np.ndarray, labels: np.ndarray, message: str
 ) -> None:
     with pytest.raises(DataError, match=message):
-        fit_temperature(logits, labels)
+        fit_calibrator(logits, labels, method="temperature", shift=np.zeros(logits.shape[1]))
 
 
 def test_weights_of_the_loss_are_undone() -> None:

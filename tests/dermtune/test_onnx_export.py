@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from dermtune.onnx_export import export_onnx, replace_value
+from dermtune.onnx_export import export_onnx, replace_values
 
 
 def test_one_quiet_file_with_an_open_batch_size(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -25,9 +25,9 @@ def test_one_quiet_file_with_an_open_batch_size(tmp_path: Path, capfd: pytest.Ca
     assert np.allclose(y, module(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
 
     weight = np.zeros((2, 3, 3, 3), np.float32)
-    replace_value(path, "0.weight", weight)
+    replace_values(path, {"0.weight": weight})
     (y,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(["y"], {"x": x})
     bias = module[0].bias.detach().numpy()
     assert np.allclose(y, np.maximum(bias, 0)[:, None, None])
     with pytest.raises(KeyError, match=r"no 0\.weight of shape \(3,\)"):
-        replace_value(path, "0.weight", weight[0, 0, 0])
+        replace_values(path, {"0.weight": weight[0, 0, 0]})
