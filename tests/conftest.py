@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from dermtune_bundle.bundle import write_bundle
-from dermtune_bundle.manifest import NOTICE, Calibration, Diagnosis, InputSpec, Manifest, OperatingPoint
+from dermtune_bundle.manifest import (
+    NOTICE,
+    Calibration,
+    Diagnosis,
+    InputSpec,
+    Limits,
+    Manifest,
+    OperatingPoint,
+)
 
 MakeGraph = Callable[..., bytes]
 
@@ -72,10 +80,12 @@ def tiny_manifest() -> Manifest:
             Diagnosis("bcc", "Basal cell carcinoma", malignant=True),
         ),
         input=InputSpec(size=224, color="RGB", resize="none: a mean of colours"),
-        calibration=Calibration("temperature", 1.3, 0.52, 0.47, (0.0, -0.3, 0.1)),
+        calibration=Calibration("temperature", (0.8,) * 3, (0.0, -0.3, 0.1), 0.52, 0.47),
         operating_points=(
             OperatingPoint("mel", "mel", 0.5, "sensitivity >= 0.90 on validation", 0.92, 0.81),
         ),
+        coverage=0.9,
+        limits=Limits(distance=2.6, sharpness=0.0, darkest=10.0, brightest=245.0, false_alarms=0.05),
         lineage={"backbone": {"name": "mean colour", "cut": 0}, "images": {"train": {"mel": 7, "nv": 9}}},
         metrics={
             "auroc": {"macro": {"value": 0.9, "low": 0.8, "high": 0.95}},

@@ -116,7 +116,7 @@ def embed(params: Path, views: Path, out: Path) -> None:
 @_in("--checkpoint", "File that keeps an interrupted training; removed at its end.")
 @_out
 def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, out: Path) -> None:
-    """Stage 4: train the tail, calibrate it, write the deployable graph."""
+    """Stage 4: train the tail, or an ensemble of tails."""
     choices = _read_params(params, network=False)
     from dermtune.stages.finetune import finetune as stage
 
@@ -134,10 +134,23 @@ def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, ou
 @cli.command()
 @_params
 @_in("--images", "What ingest wrote.")
-@_in("--model", "What finetune wrote.")
+@_in("--tails", "What finetune wrote.")
+@_out
+def calibrate(params: Path, images: Path, tails: Path, out: Path) -> None:
+    """Stage 5: calibrate on validation, choose thresholds, write the deployable graph."""
+    choices = _read_params(params, network=False)
+    from dermtune.stages.calibrate import calibrate as stage
+
+    stage(choices.calibrate, backbone=choices.backbone, images=images, tails=tails, out=out)
+
+
+@cli.command()
+@_params
+@_in("--images", "What ingest wrote.")
+@_in("--model", "What calibrate wrote.")
 @_out
 def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
-    """Stage 5: read the test split, once, through the deployable graph."""
+    """Stage 6: read the test split, once, through the deployable graph."""
     choices = _read_params(params, network=False)
     from dermtune.stages.evaluate import evaluate as stage
 
@@ -146,11 +159,11 @@ def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
 
 @cli.command()
 @_params
-@_in("--model", "What finetune wrote.")
+@_in("--model", "What calibrate wrote.")
 @_in("--evaluation", "What evaluate wrote.")
 @_out
 def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
-    """Stage 6: write the bundle, unless the model misses a gate."""
+    """Stage 7: write the bundle, unless the model misses a gate."""
     choices = _read_params(params, network=False)
     from dermtune.stages.export import export as stage
 
@@ -252,7 +265,9 @@ def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | Non
       dermtune predict data/export images/ --format jsonl --output answers.jsonl
 
     Each line of jsonl has path, predicted, malignant_probability, probabilities (class to calibrated
-    probability), decisions (operating point to true or false), bundle and notice; csv has the same columns.
+    probability), decisions (operating point to true or false), prediction_set (the classes that cannot be
+    ruled out), abstain (why the answer is not to be relied on; empty: nothing speaks against it), bundle and
+    notice; csv has the same columns.
 
     Research use only: not for diagnosis.
     """  # noqa: D301 (click's mark of lines to be left as they are)
@@ -365,6 +380,7 @@ def _write_table(records: Iterable[dict[str, Any]], manifest: "Manifest", file: 
     table = Table(title=manifest.name, caption=manifest.notice)
     table.add_column("image", overflow="fold")
     table.add_column("named")
+    table.add_column("but")
     for name in ("probability", "malignant", *(point.name for point in manifest.operating_points)):
         table.add_column(name, justify="right")
     for row in records:
@@ -373,6 +389,7 @@ def _write_table(records: Iterable[dict[str, Any]], manifest: "Manifest", file: 
         table.add_row(
             escape(row["path"]),
             escape(titles[row["predicted"]]),
+            "; ".join(row["abstain"]),
             *(f"{number:.3f}" for number in numbers),
             *decisions,
         )

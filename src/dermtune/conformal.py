@@ -33,24 +33,21 @@ def set_thresholds(probabilities: Floats, labels: Labels, coverage: float) -> Fl
     return thresholds
 
 
-def in_set(probabilities: Floats, thresholds: Floats) -> Bools:
-    """Which classes are in the set of each image, (N, K); where none would be, the one nearest to it."""
-    members: Bools = probabilities >= thresholds
-    empty = ~members.any(axis=1)
-    nearest = (probabilities - thresholds).argmax(axis=1)
-    members[empty, nearest[empty]] = True
-    return members
-
-
 def measure_sets(
-    predictions: Predictions, thresholds: Floats, *, draws: int, rng: np.random.Generator
+    predictions: Predictions, members: Bools, *, draws: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     """How often the set holds the right class, and how large it is, of each class and of all.
 
-    Columns: `class` (the last row is `all`), `images`, `coverage, coverage_low, coverage_high` and
-    `mean_size, mean_size_low, mean_size_high`.
+    Args:
+        predictions: of N images.
+        members: which classes are in the set of each image, (N, K).
+        draws: how many draws of lesions stand behind each interval.
+        rng: where they come from.
+
+    Returns:
+        Columns: `class` (the last row is `all`), `images`, `coverage, coverage_low, coverage_high`
+        and `mean_size, mean_size_low, mean_size_high`.
     """
-    members = in_set(predictions.probabilities, thresholds)
     held, size = members[np.arange(len(members)), predictions.labels], members.sum(axis=1)
     groups = {name: predictions.labels == column for column, name in enumerate(predictions.classes)}
     groups["all"] = np.ones(len(held), bool)

@@ -13,7 +13,6 @@ from dermtune.checkpoint import Resume
 from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class
 from dermtune.metrics import Floats, Predictions, headline, measure, summarize
-from dermtune.operating_points import choose_operating_points
 from dermtune.recipe import FinetuneConfig
 from dermtune.splits import assign_folds, require_every_class
 from dermtune.training import Examples, class_frequencies, predict_logits, train_tail
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 def cross_validate(task: "Task", config: FinetuneConfig, *, seed: int, resume: Resume) -> pd.DataFrame:
     """Train on all folds but one, in turn, and measure on that one: a row a fold, a column a metric.
 
-    One tail a fold, without test views, whatever the recipe says of ensembles. Early stopping, temperature
-    and threshold see the validation split, never the fold that is held out. Its images are looked at as they
+    One tail a fold, without test views, whatever the recipe says of ensembles. Early stopping and
+    temperature see the validation split, never the fold that is held out. Its images are looked at as they
     are, unvaried.
 
     Raises:
@@ -79,23 +78,20 @@ def _measure(
         shifted: Floats = found + prior_shift(frequencies, config.class_balance)
         return shifted
 
-    weights = decision_weights(frequencies, config.decision_balance)
-    malignant = tuple(lesion_class(name).malignant for name in task.classes)
-
-    def predictions(logits: Floats, labels: torch.Tensor, lesions: pd.Series) -> Predictions:
-        scores = softmax(logits, temperature)
-        named, ids = (scores * weights).argmax(1), lesions.to_numpy(dtype=object)
-        return Predictions(tuple(task.classes), scores, labels.numpy(), named, ids, malignant)
-
-    on_val, fold = logits(task.val), plain.only(held_out)
-    temperature = fit_temperature(on_val, task.val.labels.numpy())
-    points = choose_operating_points(
-        predictions(on_val, task.val.labels, task.val_table["lesion_id"]), config.operating_points
+    temperature = fit_temperature(logits(task.val), task.val.labels.numpy())
+    fold = plain.only(held_out)
+    probabilities = softmax(logits(fold), temperature)
+    predictions = Predictions(
+        tuple(task.classes),
+        probabilities,
+        fold.labels.numpy(),
+        (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1),
+        task.train_table["lesion_id"].to_numpy(dtype=object)[held_out.numpy()],
+        tuple(lesion_class(name).malignant for name in task.classes),
     )
-    found = predictions(logits(fold), fold.labels, task.train_table["lesion_id"].iloc[held_out.numpy()])
     # one draw: the interval comes from the folds
-    measured = measure(found, points, draws=1, rng=np.random.default_rng(0))
-    return headline(summarize(found, points, measured))
+    measured = measure(predictions, [], draws=1, rng=np.random.default_rng(0))
+    return headline(summarize(predictions, [], measured))
 
 
 def summarize_folds(folds: pd.DataFrame) -> dict[str, dict[str, float | None]]:

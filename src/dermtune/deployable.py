@@ -69,13 +69,14 @@ class Deployable(nn.Module):
         rng = torch.Generator().manual_seed(0)
 
         def room(*shape: int) -> Tensor:
-            # no two alike, no 0 and no 1: the exporter would take out what changes nothing, or join it
+            # no two alike, no 0 and no 1: the exporter would join what is equal, drop what does nothing
             return 0.25 + 0.5 * torch.rand(*shape, generator=rng)
 
-        self.register_buffer("logit_scale", room(classes))
+        self.register_buffer("logit_scale", torch.full((classes,), 0.5))
         self.register_buffer("logit_shift", room(classes))
-        self.register_buffer("given", room(1, classes, KNOTS).sort(2).values)
-        self.register_buffer("found", room(1, classes, KNOTS).sort(2).values)
+        straight = torch.linspace(0, 1, KNOTS).expand(1, classes, KNOTS).clone()
+        self.register_buffer("given", straight)
+        self.register_buffer("found", straight / 2)
         self.register_buffer("reference", functional.normalize(room(features, references), dim=0))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -155,6 +156,13 @@ def export_deployable(module: Deployable, path: Path) -> None:
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     open_sizes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
     export_onnx(module.eval(), example, path, dynamic=open_sizes, inputs=[INPUT], outputs=list(OUTPUTS))
+
+
+def raw_logits(module: Deployable, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The logits (N, K), but for a constant, of what a graph says whose numbers were not set yet."""
+    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny).astype(np.float64))
+    logits: NDArray[np.float64] = (logs - module.logit_shift.numpy()) / module.logit_scale.numpy()
+    return logits
 
 
 def graph_numbers(calibrator: Calibrator) -> dict[str, NDArray[np.floating]]:

@@ -1,21 +1,36 @@
-"""Run the deployable graph over packed images: what finetune chooses thresholds by and evaluate measures."""
+"""Run the deployable graph over packed images: what calibrate chooses by and evaluate measures."""
 
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place
-from dermtune_bundle.graph import Graph
+from dermtune_bundle.graph import Graph, GraphOutput
+from dermtune_bundle.quality import Quality, measure_quality
 
 
-def predict_images(
+@dataclass(frozen=True)
+class Looked:
+    """What the graph says of N images, and how good they are."""
+
+    probabilities: NDArray[np.float64]
+    """(N, K)"""
+    embeddings: NDArray[np.float32]
+    """(N, F)"""
+    distances: NDArray[np.float64]
+    """(N,)"""
+    qualities: list[Quality]
+
+
+def look_at_images(
     graph: Graph, packed: PackedImages, places: Sequence[Place], *, description: str
-) -> NDArray[np.float64]:
-    """Calibrated probabilities (N, K) of images, decoded from their original bytes.
+) -> Looked:
+    """Run the graph on images, decoded from their original bytes.
 
     Give a graph with one thread: an image a core, so that decoding runs in parallel too, and no sum depends
     on the number of cores.
@@ -29,9 +44,20 @@ def predict_images(
     Raises:
         ImageError: an image can't be read; names it.
     """
+
+    def look(place: Place) -> tuple[GraphOutput, Quality]:
+        image = packed.decode(place)
+        return graph.run(image), measure_quality(image)
+
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
-        found = pool.map(lambda place: graph.run(packed.decode(place)).probabilities, places)
-        return np.array(list(progress(found, description, len(places))), dtype=np.float64)
+        found = list(progress(pool.map(look, places), description, len(places)))
     finally:
         pool.shutdown(cancel_futures=True)  # after the first bad image, the rest need not be read
+    outputs = [output for output, _ in found]
+    return Looked(
+        np.array([output.probabilities for output in outputs], np.float64),
+        np.array([output.embedding for output in outputs], np.float32),
+        np.array([output.distance for output in outputs], np.float64),
+        [quality for _, quality in found],
+    )

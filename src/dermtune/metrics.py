@@ -430,6 +430,8 @@ def headline(metrics: Mapping[str, Any]) -> dict[str, float | None]:
         "average_precision_macro": metrics["average_precision"]["macro"],
         "balanced_accuracy": metrics["balanced_accuracy"],
     }
+    if MALIGNANT in metrics["auroc"]:
+        named["auroc_malignant"] = metrics["auroc"][MALIGNANT]
     for point in metrics["threshold"]:
         named |= {f"{name}_{point}": metrics[name][point] for name in ("sensitivity", "specificity")}
     named |= {"brier": metrics["brier"], "calibration_error": metrics["ece"]}

@@ -58,7 +58,6 @@ def model_card(manifest: Manifest) -> str:
             [[name, describe_metric(metric)] for name, metric in _metrics(manifest.metrics)],
         ),
         method=manifest.calibration.method,
-        temperature=manifest.calibration.temperature,
         nll_before=_number(manifest.calibration.nll_before),
         nll_after=_number(manifest.calibration.nll_after),
     )
@@ -177,8 +176,8 @@ class.
 
 {metrics}
 
-Calibration: {method}, temperature {temperature:.3f}, fitted on the validation split; negative log-likelihood
-there {nll_before} before and {nll_after} after.
+Calibration: {method}, fitted on the validation split; negative log-likelihood there {nll_before} before and
+{nll_after} after.
 
 ## Ethical considerations
 

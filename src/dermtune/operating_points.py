@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermtune.errors import ConfigError, DataError
+from dermtune.goals import Goal
 from dermtune.metrics import Predictions
-from dermtune.recipe import Goal
 from dermtune_bundle.manifest import MALIGNANT, OperatingPoint
 
 Scores: TypeAlias = NDArray[np.floating]
@@ -45,7 +45,7 @@ def require_targets(goals: Mapping[str, Goal], classes: Mapping[str, bool]) -> N
         ConfigError: names the operating point.
     """
     for name, goal in goals.items():
-        key = f"finetune.operating_points.{name}.target"
+        key = f"calibrate.operating_points.{name}.target"
         if goal.target == MALIGNANT and not any(classes.values()):
             raise ConfigError(f"{key}: none of the classes {', '.join(classes)} is malignant")
         if goal.target not in {*classes, MALIGNANT}:

@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from dermtune.config import BackboneConfig, Sections
 from dermtune.recipe import FinetuneConfig
 from dermtune.stages.augment import AugmentConfig
+from dermtune.stages.calibrate import CalibrateConfig
 from dermtune.stages.embed import EmbedConfig
 from dermtune.stages.evaluate import EvaluateConfig
 from dermtune.stages.export import ExportConfig
@@ -28,6 +29,7 @@ class Params(Sections):
     backbone: BackboneConfig
     embed: EmbedConfig
     finetune: FinetuneConfig
+    calibrate: CalibrateConfig
     search: SearchConfig
     evaluate: EvaluateConfig
     export: ExportConfig

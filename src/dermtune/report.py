@@ -26,7 +26,7 @@ from dermtune.metrics import (
     top_label,
 )
 from dermtune_bundle.decode import resize
-from dermtune_bundle.manifest import NOTICE, Contract, Diagnosis, OperatingPoint, flatten
+from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
 
 _SYNTHETIC = "synthetic"
 _MISSES, _THUMBNAIL = 100, 160  # images, pixels
@@ -154,7 +154,7 @@ def draw_figures(evaluation: Evaluation) -> dict[str, Figure]:
     counts = np.zeros((size, size), np.int64)
     np.add.at(counts, (predictions.labels, predictions.named), 1)
     recalls = [_text(evaluation.measured["recall", known.name]) for known in classes]
-    titles = {"top label": "Most probable class"} | {known.name: known.title for known in classes}
+    titles = {"top label": "Most probable class"} | _target_titles(evaluation.contract)
     panels = [(titles[name], "probability given", table) for name, table in evaluation.reliability.items()]
     return {
         "confusion": confusion_matrix(counts, [known.title for known in classes], recalls, note=note),
@@ -224,7 +224,7 @@ def render(
         synthetic=bool((test["source"] == _SYNTHETIC).any()),
         sources=sorted({str(source) for source in test["source"].dropna()}),
         contract=evaluation.contract,
-        titles={known.name: known.title for known in evaluation.contract.classes},
+        targets=_target_titles(evaluation.contract),
         metrics=metrics,
         headline=headline(metrics),
         counts=counts.to_dict("index"),
@@ -235,6 +235,11 @@ def render(
         pngs=pngs,
         misses=misses,
     )
+
+
+def _target_titles(contract: Contract) -> dict[str, str]:
+    """What the targets of operating points are called, for people."""
+    return {known.name: known.title for known in contract.classes} | {MALIGNANT: "Malignant, of any kind"}
 
 
 def _roc(evaluation: Evaluation, known: Diagnosis) -> Curve | None:

@@ -254,8 +254,13 @@ def learning_rate_factor(done: float, warmup: float) -> float:
 
 def class_frequencies(labels: Tensor, classes: int) -> NDArray[np.float64]:
     """Share of each class among the images, (K,); a class that none has counts as if one had it."""
-    counts = torch.bincount(labels, minlength=classes).clamp(min=1).double()
-    frequencies: NDArray[np.float64] = (counts / counts.sum()).numpy()
+    return frequencies_of(torch.bincount(labels, minlength=classes).tolist())
+
+
+def frequencies_of(counts: Sequence[int]) -> NDArray[np.float64]:
+    """As `class_frequencies`, of the number of images of each class."""
+    at_least_one = np.maximum(counts, 1).astype(np.float64)
+    frequencies: NDArray[np.float64] = at_least_one / at_least_one.sum()
     return frequencies
 
 

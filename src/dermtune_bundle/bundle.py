@@ -18,6 +18,7 @@ from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import MALIGNANT, Manifest
+from dermtune_bundle.quality import measure_quality
 
 MODEL: Final = "model.onnx"
 MANIFEST: Final = "bundle.json"
@@ -39,6 +40,10 @@ class Prediction:
     """Name of the class with the largest decision weight times probability (see `Diagnosis`)."""
     decisions: dict[str, bool]
     """By operating point: does the probability of its target reach its threshold?"""
+    prediction_set: tuple[str, ...]
+    """Names of the classes that cannot be ruled out, the most probable first."""
+    abstain: tuple[str, ...]
+    """Why the answer is not to be relied on, in words; empty: nothing speaks against it."""
 
 
 @dataclass(frozen=True)
@@ -80,11 +85,13 @@ class Bundle:
         Args:
             image: uint8 (H, W, 3), RGB, any H and W, as `read_image` gives it.
         """
-        values = self.graph.run(image).probabilities
+        output = self.graph.run(image)
+        values = output.probabilities
         classes = self.manifest.classes
         probabilities = {known.name: value for known, value in zip(classes, values.tolist(), strict=True)}
         malignant = min(1.0, sum(probabilities[known.name] for known in classes if known.malignant))
         scores = probabilities | {MALIGNANT: malignant}
+        members = self.manifest.in_set(values[np.newaxis])[0]
         return Prediction(
             probabilities=probabilities,
             malignant_probability=malignant,
@@ -93,6 +100,10 @@ class Bundle:
                 point.name: scores[point.target] >= point.threshold
                 for point in self.manifest.operating_points
             },
+            prediction_set=tuple(
+                classes[column].name for column in np.argsort(-values, kind="stable") if members[column]
+            ),
+            abstain=self.manifest.limits.reasons(float(output.distance), measure_quality(image)),
         )
 
 

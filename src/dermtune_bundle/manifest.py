@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermtune_bundle.errors import BundleError
+from dermtune_bundle.quality import Quality
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -44,6 +45,8 @@ class Diagnosis:
     malignant: bool
     decision_weight: float = 1.0
     """The class named is that with the largest weight times probability; 1 for all: the most probable."""
+    set_threshold: float = 0.0
+    """The class is in the prediction set from this probability on; 0: in every set."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,13 @@ class Calibration:
     """How logits become probabilities, and what it gained on the validation split."""
 
     method: str
-    temperature: float
+    """`temperature`, `vector` or `isotonic`."""
+    logit_scale: tuple[float, ...]
+    """(K,) what logits are multiplied by; of a temperature, its inverse for all."""
+    logit_shift: tuple[float, ...]
+    """(K,) added then: undoes the class weights of training."""
     nll_before: float | None
     nll_after: float | None
-    logit_shift: tuple[float, ...]
-    """(K,) added to the logits before they are divided: undoes the class weights of training."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,32 @@ class OperatingPoint:
     specificity: float | None
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Where the model abstains: outside of these lie few images such as those that it was calibrated on."""
+
+    distance: float
+    """Largest distance of the graph to the images that it knows."""
+    sharpness: float
+    """Least sharpness, as `measure_quality` gives it."""
+    darkest: float
+    """Least brightness."""
+    brightest: float
+    """Largest brightness."""
+    false_alarms: float
+    """Share of such images that the limits were chosen to flag, at most."""
+
+    def reasons(self, distance: float, quality: Quality) -> tuple[str, ...]:
+        """Why the model abstains, in words; none: it does not."""
+        outside = {
+            "unlike the images that the model knows": distance > self.distance,
+            "blurred": quality.sharpness < self.sharpness,
+            "too dark": quality.brightness < self.darkest,
+            "too bright": quality.brightness > self.brightest,
+        }
+        return tuple(reason for reason, is_so in outside.items() if is_so)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contract:
     """model.json: what `finetune` says of the graph that it wrote."""
@@ -88,6 +119,9 @@ class Contract:
     input: InputSpec
     calibration: Calibration
     operating_points: tuple[OperatingPoint, ...]
+    coverage: float
+    """Share of each class's images whose prediction set is to hold their class."""
+    limits: Limits
     lineage: dict[str, Any]
     """What the model was made from: backbone, cut, weights, images, seed, versions."""
 
@@ -124,6 +158,14 @@ class Contract:
         indices: NDArray[np.int64] = (probabilities * weights).argmax(axis=1)
         return indices
 
+    def in_set(self, probabilities: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """The prediction set, (N, K), of probabilities (N, K); it holds a class at least, the nearest."""
+        thresholds = np.array([known.set_threshold for known in self.classes])
+        members: NDArray[np.bool_] = probabilities >= thresholds
+        empty = ~members.any(axis=1)
+        members[empty, (probabilities - thresholds).argmax(axis=1)[empty]] = True
+        return members
+
     def to_json(self) -> str:
         """The file's content, for people to read as well."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -132,22 +174,33 @@ class Contract:
         names = [known.name for known in self.classes]
         if len(names) < 2 or len({*names, MALIGNANT}) <= len(names):  # noqa: PLR2004 (one is no choice)
             raise _KeyProblem("classes", f"expected two or more different names, got {names}")
-        targets = [*names, *([MALIGNANT] if any(known.malignant for known in self.classes) else [])]
-        if len(self.calibration.logit_shift) != len(names):
-            raise _KeyProblem("calibration.logit_shift", f"expected {len(names)} numbers, one a class")
+        for name in ("logit_scale", "logit_shift"):
+            if len(getattr(self.calibration, name)) != len(names):
+                raise _KeyProblem(f"calibration.{name}", f"expected {len(names)} numbers, one a class")
         for index, known in enumerate(self.classes):
             if known.decision_weight <= 0:
                 raise _KeyProblem(
                     f"classes[{index}].decision_weight", f"expected above 0, got {known.decision_weight}"
                 )
+        targets = [*names, *([MALIGNANT] if any(known.malignant for known in self.classes) else [])]
         for index, point in enumerate(self.operating_points):
-            key = f"operating_points[{index}]"
             if point.target not in targets:
                 raise _KeyProblem(
-                    f"{key}.target", f"expected one of {', '.join(targets)}, got {point.target!r}"
+                    f"operating_points[{index}].target",
+                    f"expected one of {', '.join(targets)}, got {point.target!r}",
                 )
-            if not 0 <= point.threshold <= 1:
-                raise _KeyProblem(f"{key}.threshold", f"expected a probability, got {point.threshold}")
+        for key, share in self._shares():
+            if not 0 <= share <= 1:
+                raise _KeyProblem(key, f"expected a number from 0 to 1, got {share}")
+
+    def _shares(self) -> Iterator[tuple[str, float]]:
+        """Numbers that are probabilities or shares, by key."""
+        yield "coverage", self.coverage
+        yield "limits.false_alarms", self.limits.false_alarms
+        for index, known in enumerate(self.classes):
+            yield f"classes[{index}].set_threshold", known.set_threshold
+        for index, point in enumerate(self.operating_points):
+            yield f"operating_points[{index}].threshold", point.threshold
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -87,6 +87,8 @@ def record(bundle: Bundle, path: Path, prediction: Prediction) -> dict[str, Any]
         "malignant_probability": prediction.malignant_probability,
         "probabilities": prediction.probabilities,
         "decisions": prediction.decisions,
+        "prediction_set": list(prediction.prediction_set),
+        "abstain": list(prediction.abstain),
         "bundle": {"name": bundle.manifest.name, "version": bundle.version},
         "notice": bundle.manifest.notice,
     }
@@ -103,7 +105,7 @@ def write_csv(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """A table with a header; nested keys are joined by a dot, as in `probabilities.mel`."""
     writer = None
     for row in records:
-        flat = dict(flatten(row))
+        flat = {key: "; ".join(value) if isinstance(value, list) else value for key, value in flatten(row)}
         if writer is None:
             writer = csv.DictWriter(file, list(flat), lineterminator="\n")
             writer.writeheader()

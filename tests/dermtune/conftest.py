@@ -7,6 +7,7 @@ import pytest
 from dermtune.config import read_yaml
 from dermtune.params import Params
 from dermtune.stages.augment import augment
+from dermtune.stages.calibrate import calibrate
 from dermtune.stages.embed import embed
 from dermtune.stages.finetune import finetune
 from dermtune.stages.ingest import ingest
@@ -63,6 +64,13 @@ def finetuned(params: Params, work: Path, ingested: Path, embedded: Path) -> Pat
         out=out,
         checkpoint=work / "checkpoints" / "finetune.safetensors",
     )
+    return out
+
+
+@pytest.fixture(scope="session")
+def calibrated(params: Params, work: Path, ingested: Path, finetuned: Path) -> Path:
+    out = work / "calibrate"
+    calibrate(params.calibrate, backbone=params.backbone, images=ingested, tails=finetuned, out=out)
     return out
 
 

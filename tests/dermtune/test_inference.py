@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dermtune.inference import predict_images
+from dermtune.inference import look_at_images
 from dermtune.shards import ImagePacker, PackedImages, Place
 from dermtune_bundle.errors import ImageError
 from dermtune_bundle.graph import Graph
@@ -21,18 +21,21 @@ def places(tmp_path: Path) -> list[Place]:
     return found
 
 
-def test_probabilities_come_in_the_order_of_the_places(
+def test_answers_come_in_the_order_of_the_places(
     tmp_path: Path, places: list[Place], make_graph: Callable[..., bytes]
 ) -> None:
     graph = Graph(make_graph(), threads=1)
-    found = predict_images(graph, PackedImages(tmp_path), places, description="test")
-    assert found.shape == (3, 3)
-    assert list(found.argmax(1)) == [0, 2, 1]
-    assert np.allclose(found.sum(1), 1)
+    found = look_at_images(graph, PackedImages(tmp_path), places, description="test")
+    assert found.probabilities.shape == (3, 3)
+    assert list(found.probabilities.argmax(1)) == [0, 2, 1]
+    assert np.allclose(found.probabilities.sum(1), 1)
+    assert np.allclose(found.embeddings, [[255, 0, 0], [0, 0, 255], [0, 255, 0]])
+    assert found.distances == pytest.approx([2.55] * 3)
+    assert [one.brightness for one in found.qualities] == pytest.approx([85] * 3)
 
 
 def test_a_bad_image_is_named(tmp_path: Path, places: list[Place], make_graph: Callable[..., bytes]) -> None:
     graph = Graph(make_graph(), threads=1)
     broken = [places[0], places[1]._replace(size=20)]
     with pytest.raises(ImageError, match=r"^b: "):
-        predict_images(graph, PackedImages(tmp_path), broken, description="test")
+        look_at_images(graph, PackedImages(tmp_path), broken, description="test")

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from dermtune.errors import ConfigError, DataError
+from dermtune.goals import Goal
 from dermtune.metrics import Predictions
 from dermtune.operating_points import (
     balanced_threshold,
@@ -13,7 +14,6 @@ from dermtune.operating_points import (
     threshold_for_sensitivity,
     threshold_for_specificity,
 )
-from dermtune.recipe import Goal
 
 CASES = st.integers(2, 40).flatmap(
     lambda n: st.tuples(
@@ -149,7 +149,7 @@ def test_a_target_that_nothing_or_everything_is_of_is_an_error(labels: list[int]
 def test_targets_are_checked_against_the_classes_before_any_training() -> None:
     require_targets({"one": Goal(target="malignant")}, {"nv": False, "mel": True})
     with pytest.raises(
-        ConfigError, match=r"finetune\.operating_points\.one\.target: none of .* nv, df is mal"
+        ConfigError, match=r"calibrate\.operating_points\.one\.target: none of .* nv, df is mal"
     ):
         require_targets({"one": Goal(target="malignant")}, {"nv": False, "df": False})
     with pytest.raises(ConfigError, match=r"points\.one\.target: 'bcc' is no class; the classes are nv, mel"):

@@ -6,7 +6,7 @@ import pandas as pd
 
 from dermtune.metrics import summarize
 from dermtune.report import Evaluation, draw_figures, evaluation_of, headline, most_confident_misses, render
-from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
 
 POINT = OperatingPoint("mel", "mel", 0.6, "sensitivity >= 0.90 on validation", 0.9, None)
 HOSTILE = "<script>alert(1)</script>"
@@ -32,7 +32,9 @@ def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
     return Contract(
         classes=(Diagnosis("mel", "Melanoma", malignant=True), Diagnosis("nv", "Nevus", malignant=False)),
         input=InputSpec(224, "RGB", "bilinear"),
-        calibration=Calibration("temperature", 1.3, 0.6, 0.5, (0.0, 0.0)),
+        calibration=Calibration("temperature", (1.0,) * 2, (0.0,) * 2, 0.6, 0.5),
+        coverage=0.9,
+        limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
         operating_points=points,
         lineage={"backbone": {"name": HOSTILE, "cut": 4}},
     )

@@ -42,9 +42,7 @@ def config(**changes: object) -> FinetuneConfig:
         "ema": 0.9,
         "patience": 4,
         "ensemble": 1,
-        "test_views": 1,
         "folds": 0,
-        "operating_points": {"mel": {"target": "mel", "sensitivity": 0.9}},
         "device": "cpu",
     }
     return FinetuneConfig.model_validate(values | changes)

@@ -1,13 +1,15 @@
 """bundle.json is parsed strictly: each bad key is named, with what was expected."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dermtune_bundle.errors import BundleError
-from dermtune_bundle.manifest import Contract, Manifest
+from dermtune_bundle.manifest import Contract, Limits, Manifest
+from dermtune_bundle.quality import Quality
 
 CHANGES: list[tuple[list[str | int], object, str]] = [
     (["name"], None, "name: expected a text, got None"),
@@ -20,20 +22,29 @@ CHANGES: list[tuple[list[str | int], object, str]] = [
     (["classes", 1, "name"], "mel", "classes: expected two or more different names"),
     (["input", "size"], 224.0, r"input\.size: expected a whole number, got 224\.0"),
     (["input", "size"], True, r"input\.size: expected a whole number, got True"),
-    (["calibration", "temperature"], True, r"calibration\.temperature: expected a finite number, got True"),
-    (["calibration", "temperature"], "1", r"calibration\.temperature: expected a finite number, got '1'"),
+    (["limits", "distance"], True, r"limits\.distance: expected a finite number, got True"),
+    (["limits", "distance"], "1", r"limits\.distance: expected a finite number, got '1'"),
     (
-        ["calibration", "temperature"],
+        ["limits", "distance"],
         10**400,
-        r"calibration\.temperature: expected a finite number, got 1000",
+        r"limits\.distance: expected a finite number, got 1000",
     ),
-    (["calibration", "temperature"], None, r"calibration\.temperature: expected a finite number, got None"),
+    (["limits", "distance"], None, r"limits\.distance: expected a finite number, got None"),
     (
         ["operating_points", 0, "target"],
         "xyz",
-        r"operating_points\[0\]\.target: expected one of mel, nv, bcc",
+        r"operating_points\[0\]\.target: expected one of mel, nv, bcc, malignant, got 'xyz'",
     ),
-    (["operating_points", 0, "threshold"], 1.5, r"operating_points\[0\]\.threshold: expected a probability"),
+    (
+        ["operating_points", 0, "threshold"],
+        1.5,
+        r"operating_points\[0\]\.threshold: expected a number from 0 to 1",
+    ),
+    (["coverage"], -0.1, r"coverage: expected a number from 0 to 1, got -0\.1"),
+    (["limits", "false_alarms"], 2, r"limits\.false_alarms: expected a number from 0 to 1, got 2"),
+    (["classes", 2, "set_threshold"], 1.01, r"classes\[2\]\.set_threshold: expected a number from 0 to 1"),
+    (["classes", 1, "name"], "malignant", "classes: expected two or more different names"),
+    (["calibration", "logit_scale"], [1], r"calibration\.logit_scale: expected 3 numbers, one a class"),
     (["lineage"], [], r"lineage: expected an object, got \[\]"),
     (["schema_version"], 2, "schema_version is 2, and this dermtune reads 1; install the dermtune that"),
     (["schema_version"], "1", "schema_version: expected a whole number, got '1'"),
@@ -81,7 +92,26 @@ def test_a_contract_is_the_manifest_without_its_release(tiny_manifest: Manifest)
 
 def test_whole_numbers_are_numbers_and_undefined_ones_may_be_null(tiny_manifest: Manifest) -> None:
     values = json.loads(tiny_manifest.to_json())
-    values["calibration"] |= {"method": "none", "temperature": 1, "nll_before": None, "nll_after": 2}
+    values["calibration"] |= {"method": "none", "nll_before": None, "nll_after": 2}
     calibration = Manifest.parse(json.dumps(values), source="x.json").calibration
     assert calibration.nll_before is None
-    assert isinstance(calibration.temperature, float)
+    assert isinstance(calibration.nll_after, float)
+
+
+def test_a_prediction_set_is_what_cannot_be_ruled_out_and_never_empty(tiny_manifest: Manifest) -> None:
+    thresholds = (0.1, 0.5, 0.4)
+    pairs = zip(tiny_manifest.classes, thresholds, strict=True)
+    manifest = replace(tiny_manifest, classes=tuple(replace(a, set_threshold=b) for a, b in pairs))
+    found = manifest.in_set(np.array([[0.1, 0.5, 0.4], [0.05, 0.6, 0.35], [0.09, 0.46, 0.35]]))
+    assert found.tolist() == [[True, True, True], [False, True, False], [True, False, False]]
+
+
+def test_the_limits_say_why_an_image_is_not_judged() -> None:
+    limits = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, false_alarms=0.05)
+    assert limits.reasons(0.5, Quality(3.0, 40.0)) == ()
+    assert limits.reasons(0.6, Quality(2.0, 30.0)) == (
+        "unlike the images that the model knows",
+        "blurred",
+        "too dark",
+    )
+    assert limits.reasons(0.1, Quality(9.0, 230.0)) == ("too bright",)

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.errors import DataError
-from dermtune.inference import predict_images
+from dermtune.inference import look_at_images
 from dermtune.shards import PackedImages, places
 from dermtune.table import read_table, table_sha256
 from dermtune_bundle.errors import BundleError
@@ -53,19 +53,20 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     graph, contract, sha256 = _load(model)
     classes = [known.name for known in contract.classes]
     if graph.num_classes != len(classes):
-        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run finetune")
+        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run calibrate")
     if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
         what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
         raise DataError(f"{images}: the test split {what}; re-run ingest, then finetune")
     if contract.lineage.get("images_sha256") != table_sha256(images):
         # another split: what is test here may have been training there
-        raise DataError(f"{model}: trained on another image table than that of {images}; re-run finetune")
+        raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
     packed, found = PackedImages(images), places(test)
 
     def read(row: int) -> NDArray[np.uint8]:
         return packed.decode(found[row])
 
-    probabilities = predict_images(graph, packed, found, description="evaluate")
+    seen = look_at_images(graph, packed, found, description="evaluate")
+    probabilities = seen.probabilities
     rng = np.random.default_rng(seed)
     evaluation = evaluation_of(
         contract, test, probabilities, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
@@ -73,13 +74,11 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
     metrics["model_sha256"] = sha256
     pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}
-    curves = model / "learning_curves.png"
-    shown = pngs | ({curves.stem: curves.read_bytes()} if curves.exists() else {})
     misses = {
         point.name: most_confident_misses(evaluation, point, list(test["image_id"]), read)
         for point in contract.operating_points
     }
-    page = render(evaluation, metrics, table, pngs=shown, misses=misses)
+    page = render(evaluation, metrics, table, pngs=pngs, misses=misses)
 
     with atomic_path(out / "predictions.parquet") as temporary:
         scores = pd.DataFrame(probabilities, columns=classes)
@@ -103,9 +102,9 @@ def _load(model: Path) -> tuple[Graph, Contract, str]:
         graph = Graph(onnx, name=str(model / "model.onnx"), threads=1)
         parsed = Contract.parse(contract, source=str(model / "model.json"))
     except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; re-run finetune") from error
+        raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
     except BundleError as error:
-        raise DataError(f"{error}; re-run finetune") from error
+        raise DataError(f"{error}; re-run calibrate") from error
     return graph, parsed, hashlib.sha256(onnx).hexdigest()
 
 

@@ -28,7 +28,7 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
 
     Args:
         config: the gates.
-        model: the folder that `finetune` wrote.
+        model: the folder that `calibrate` wrote.
         evaluation: the folder that `evaluate` wrote.
         out: the bundle's folder.
 
@@ -36,8 +36,8 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
         GateError: the model misses a gate, or a gate's metric is undefined; names each.
         DataError: an input is missing or damaged, or the metrics are another model's.
     """
-    graph = _read(model / "model.onnx", stage="finetune")
-    contract = _parse_contract(_read(model / "model.json", stage="finetune"), model / "model.json")
+    graph = _read(model / "model.onnx", stage="calibrate")
+    contract = _parse_contract(_read(model / "model.json", stage="calibrate"), model / "model.json")
     path = evaluation / "metrics.json"
     try:
         metrics: dict[str, Any] = json.loads(_read(path, stage="evaluate"))
@@ -60,7 +60,7 @@ def _parse_contract(text: bytes, path: Path) -> Contract:
     try:
         return Contract.parse(text, source=str(path))
     except BundleError as error:
-        raise DataError(f"{error}; re-run finetune") from error
+        raise DataError(f"{error}; re-run calibrate") from error
 
 
 def _read(path: Path, *, stage: str) -> bytes:

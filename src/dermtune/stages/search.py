@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _FIXED = {
-    *("epochs", "head_epochs", "patience", "ensemble", "test_views"),
-    *("folds", "operating_points", "device"),
+    *("epochs", "head_epochs", "patience", "ensemble", "folds", "device"),
 }
 
 

@@ -15,7 +15,7 @@ from dermtune.shards import ImagePacker
 from dermtune.stages.evaluate import EvaluateConfig, evaluate
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.errors import ImageError
-from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, OperatingPoint
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
 
 CONFIG = EvaluateConfig(bootstrap=100)
 FILES = {
@@ -38,6 +38,7 @@ def write_graph(path: Path) -> None:
         helper.make_node("Sub", ["one", "melanoma"], ["nevus"]),
         helper.make_node("Concat", ["melanoma", "nevus"], ["probabilities"], axis=1),
         helper.make_node("Unsqueeze", ["probabilities", "end"], ["activation_map"]),
+        helper.make_node("ReduceMax", ["probabilities", "one_axis"], ["distance"], keepdims=0),
     ]
     constants = {
         "places": np.array([1, 2]),
@@ -45,6 +46,7 @@ def write_graph(path: Path) -> None:
         "most": np.float32([255]),
         "one": np.float32([1]),
         "end": np.array([2, 3]),
+        "one_axis": np.array([1]),
     }
     graph = helper.make_graph(
         channels,
@@ -54,6 +56,7 @@ def write_graph(path: Path) -> None:
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
             helper.make_tensor_value_info("activation_map", TensorProto.FLOAT, ["N", 2, 1, 1]),
+            helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -65,7 +68,9 @@ def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel"
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
-        calibration=Calibration("temperature", 1.0, 0.5, 0.5, (0.0,) * len(classes)),
+        calibration=Calibration("temperature", (1.0,) * len(classes), (0.0,) * len(classes), 0.6, 0.5),
+        coverage=0.9,
+        limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
         lineage={"images_sha256": table_sha256(images)},
     )

@@ -1,0 +1,63 @@
+"""When the model should not answer: images unlike those it knows, blurred, too dark or too bright.
+
+Limits are chosen so that of images such as those of validation, at most a stated share is flagged.
+"""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dermtune.deployable import NEIGHBOR
+from dermtune.errors import DataError
+from dermtune.inference import Looked
+from dermtune_bundle.manifest import Limits
+
+_MOST_REFERENCES = 1500
+_OF_QUALITY = 0.2  # share of the false alarms that each of the limits of quality may cause
+
+
+def references_of(table: pd.DataFrame) -> NDArray[np.int64]:
+    """Rows of the images that new ones are held against: evenly spread, where there are many.
+
+    Args:
+        table: the validation images' rows of the image table.
+    """
+    count = min(len(table), _MOST_REFERENCES)
+    return np.linspace(0, len(table) - 1, count).round().astype(np.int64)
+
+
+def choose_limits(
+    seen: Looked, table: pd.DataFrame, *, false_alarms: float
+) -> tuple[Limits, NDArray[np.float32]]:
+    """Limits, and the references (F, R), as unit vectors.
+
+    Args:
+        seen: what the graph says of N validation images, and their quality.
+        table: their rows of the image table.
+        false_alarms: the share of them that may be flagged in all.
+
+    Raises:
+        DataError: there are too few images.
+    """
+    if table["group_id"].nunique() <= NEIGHBOR:
+        raise DataError(
+            f"calibration: {table['group_id'].nunique()} validation lesions are too few to know what is"
+            " usual; re-run ingest with a larger split.val"
+        )
+    unit = seen.embeddings / np.linalg.norm(seen.embeddings, axis=1, keepdims=True)
+    rows = references_of(table)
+    reference = unit[rows]
+    groups = table["group_id"].to_numpy()
+    nearness = unit @ reference.T
+    nearness[groups[:, None] == groups[rows]] = -1  # an image to come is none of these lesions
+    distances = 1 - np.sort(nearness, axis=1)[:, -NEIGHBOR]
+    share = false_alarms * _OF_QUALITY
+    sharpness = np.array([one.sharpness for one in seen.qualities])
+    brightness = np.array([one.brightness for one in seen.qualities])
+    return Limits(
+        distance=float(np.quantile(distances, 1 - false_alarms + 3 * share)),
+        sharpness=float(np.quantile(sharpness, share)),
+        darkest=float(np.quantile(brightness, share)),
+        brightest=float(np.quantile(brightness, 1 - share)),
+        false_alarms=false_alarms,
+    ), reference.T.astype(np.float32)
