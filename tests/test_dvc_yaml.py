@@ -13,7 +13,7 @@ from dermtune.config import Config
 from dermtune.params import Params
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("ingest", "augment", "embed", "finetune", "evaluate", "export")
+STAGES = ("ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export")
 BESIDE = ("search",)  # stages in a dvc.yaml of their own, which `dvc repro` does not run
 
 

@@ -53,7 +53,12 @@ def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
     melanoma = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 0.9])
     rng = np.random.default_rng(0)
     return evaluation_of(
-        contract(points), table()[:6], np.stack([melanoma, 1 - melanoma], axis=1), draws=100, rng=rng
+        contract(points),
+        table()[:6],
+        np.stack([melanoma, 1 - melanoma], axis=1),
+        draws=100,
+        rng=rng,
+        prevalence={},
     )
 
 
@@ -150,7 +155,9 @@ def test_figures_are_drawn_where_one_class_is_missing() -> None:
     only_nevi = table()[:6].assign(label="nv")
     scores = np.tile([0.2, 0.8], (6, 1))
 
-    evaluation = evaluation_of(contract(), only_nevi, scores, draws=100, rng=np.random.default_rng(0))
+    evaluation = evaluation_of(
+        contract(), only_nevi, scores, draws=100, rng=np.random.default_rng(0), prevalence={}
+    )
 
     assert set(draw_figures(evaluation)) == {"confusion", "roc", "pr", "reliability"}
     assert evaluation.tables()["roc"].empty

@@ -10,14 +10,13 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dermtune.errors import DataError
-from dermtune.figures import learning_curves, write_figure
 from dermtune.shards import ImagePacker
 from dermtune.stages.evaluate import EvaluateConfig, evaluate
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.errors import ImageError
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
 
-CONFIG = EvaluateConfig(bootstrap=100)
+CONFIG = EvaluateConfig(bootstrap=100, prevalence={"mel": 0.1})
 FILES = {
     "headline.json",
     "metrics.json",
@@ -148,18 +147,6 @@ def test_the_same_seed_writes_the_same_bytes(images: Path, model: Path, tmp_path
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes(), file
 
 
-def test_learning_curves_that_finetune_drew_are_in_the_report(
-    images: Path, model: Path, tmp_path: Path
-) -> None:
-    columns = ["lr", "train_loss", "val_loss", "val_auroc", "val_balanced_accuracy"]
-    history = pd.DataFrame({"epoch": [0, 1], **dict.fromkeys(columns, 0.5)})
-    write_figure(learning_curves(history), model / "learning_curves.png")
-
-    evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
-
-    assert "How the training went" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-
-
 def test_an_image_that_cannot_be_read_stops_the_stage_and_is_named(
     images: Path, model: Path, tmp_path: Path
 ) -> None:
@@ -181,7 +168,7 @@ def test_a_missing_part_of_the_model_names_file_and_stage(
 ) -> None:
     (model / name).unlink()
 
-    with pytest.raises(DataError, match=f"{name}.*re-run finetune"):
+    with pytest.raises(DataError, match=f"{name}.*re-run calibrate"):
         evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
 
 
@@ -201,7 +188,7 @@ def test_a_model_of_other_classes_is_refused(
 def test_a_damaged_graph_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
     (model / "model.onnx").write_bytes(b"no graph")
 
-    with pytest.raises(DataError, match="re-run finetune"):
+    with pytest.raises(DataError, match="re-run calibrate"):
         evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
 
 

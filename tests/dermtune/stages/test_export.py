@@ -98,8 +98,8 @@ def test_metrics_of_another_model_are_refused(inputs: Inputs) -> None:
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
-        ("model/model.onnx", "finetune"),
-        ("model/model.json", "finetune"),
+        ("model/model.onnx", "calibrate"),
+        ("model/model.json", "calibrate"),
         ("evaluation/metrics.json", "evaluate"),
     ],
 )
@@ -118,7 +118,7 @@ def test_damaged_metrics_are_refused(inputs: Inputs, text: str) -> None:
 
 def test_a_damaged_contract_is_refused_with_its_key(inputs: Inputs) -> None:
     (inputs["model"] / "model.json").write_text("{}")
-    with pytest.raises(DataError, match=r"model\.json: calibration: missing; re-run finetune"):
+    with pytest.raises(DataError, match=r"model\.json: calibration: missing; re-run calibrate"):
         export(CONFIG, **inputs)
 
 
