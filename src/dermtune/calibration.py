@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,8 @@ from scipy.special import softmax as scipy_softmax
 from sklearn.isotonic import IsotonicRegression
 
 from dermtune.errors import DataError
+from dermtune.goals import Method
 
-Method = Literal["temperature", "vector", "isotonic"]
 KNOTS = 32
 """Of each class's curve, where there are curves."""
 _LOG_BOUNDS = (np.log(0.02), np.log(50.0))  # a network outside is broken, not merely miscalibrated

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import fill
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -210,6 +210,72 @@ def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
     scores.legend(fontsize=8, loc="lower right")
     epochs_run = f"{len(history)} epoch{'s' if len(history) > 1 else ''}"
     _note(figure, note or f"{epochs_run}; the number stands at the epoch with the best mean of both scores.")
+    return figure
+
+
+@_styled
+def forest(table: "pd.DataFrame", *, metrics: Sequence[str], titles: Mapping[str, str], note: str) -> Figure:
+    """Metrics with their intervals, group by group; a group too small to judge has none.
+
+    Args:
+        table: a row a group, as `subgroups.measure_subgroups` gives them.
+        metrics: columns of it that have `_low` and `_high` as well.
+        titles: what the attributes are called.
+        note: what n is and how the intervals were made.
+    """
+    rows: list[tuple[str, pd.Series[Any] | None]] = []
+    for attribute, part in table.groupby("attribute", sort=False):
+        rows.append((titles[str(attribute)], None))
+        rows += [(str(row["group"]), row) for _, row in part.iterrows()]
+    figure = Figure(figsize=(9.6, 1.0 + 0.24 * len(rows)), layout="constrained")
+    grid = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(grid, metrics, strict=True):
+        for place, (_, row) in enumerate(rows):
+            if row is not None and row[metric] is not None and not np.isnan(row[metric]):
+                low, high = (row[f"{metric}_{end}"] for end in ("low", "high"))
+                axes.plot([low, high], [place, place], color=BLUE, linewidth=1.2)
+                axes.plot(row[metric], place, color=BLUE, marker="o", markersize=4)
+        axes.set(title=metric, xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5))
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+    labels = [name if row is None else f"{name}  (n = {row['images']:,})" for name, row in rows]
+    grid[0].set_yticks(range(len(rows)), labels)
+    for label, (_, row) in zip(grid[0].get_yticklabels(), rows, strict=True):
+        if row is None:
+            label.set(weight="bold", color="#111827")
+    _note(figure, f"{note} No interval: too few lesions to judge.")
+    return figure
+
+
+@_styled
+def risk_coverage(table: "pd.DataFrame", *, note: str) -> Figure:
+    """Share that is wrong among the images that the model is surest of.
+
+    Args:
+        table: as `abstention.risk_coverage` gives it.
+        note: what n is and how the intervals were made.
+    """
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(
+        table["coverage"],
+        table["risk_low"].astype(float),
+        table["risk_high"].astype(float),
+        color=BLUE,
+        alpha=0.15,
+        linewidth=0,
+        label="95% interval",
+    )
+    axes.plot(table["coverage"], table["risk"], color=BLUE, marker="o", markersize=3, label="measured")
+    axes.set(
+        title="The fewer images are answered, the fewer answers are wrong",
+        xlabel="share of the images that is answered, the surest first",
+        ylabel="share of answers that is wrong",
+        xlim=(0, 1.02),
+        ylim=(0, None),
+    )
+    axes.legend(fontsize=8, loc="upper left")
+    _note(figure, note)
     return figure
 
 

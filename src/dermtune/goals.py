@@ -1,6 +1,6 @@
-"""What thresholds are chosen for: the section `calibrate.operating_points` of params.yaml."""
+"""What is chosen on validation, and for what: words of the section `calibrate` of params.yaml."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -8,6 +8,8 @@ from dermtune.config import Config
 from dermtune.labels import require_class
 from dermtune_bundle.manifest import MALIGNANT
 
+Method = Literal["temperature", "vector", "isotonic"]
+"""Of calibration."""
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
 
 

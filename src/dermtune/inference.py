@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from dermtune.appearance import appearance
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place
 from dermtune_bundle.graph import Graph, GraphOutput
@@ -60,4 +62,17 @@ def look_at_images(
         np.array([output.embedding for output in outputs], np.float32),
         np.array([output.distance for output in outputs], np.float64),
         [quality for _, quality in found],
+    )
+
+
+def appearances(packed: PackedImages, places: Sequence[Place]) -> pd.DataFrame:
+    """`lesion_share` and `ita` of images: a row an image, missing where nothing can be said.
+
+    Raises:
+        ImageError: an image can't be read; names it.
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = list(pool.map(lambda place: appearance(packed.decode(place)), places))
+    return pd.DataFrame(
+        {"lesion_share": [one.lesion_share for one in found], "ita": [one.ita for one in found]}, dtype=float
     )

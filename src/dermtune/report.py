@@ -14,7 +14,11 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from dermtune.figures import Curve, confusion_matrix, pr_curves, reliability, roc_curves
+from dermtune import figures
+from dermtune.abstention import ANY, flags, measure_flags, risk_coverage
+from dermtune.conformal import measure_sets
+from dermtune.figures import Curve, confusion_matrix, forest, pr_curves, reliability, roc_curves
+from dermtune.inference import Looked
 from dermtune.metrics import (
     Predictions,
     Sampled,
@@ -25,10 +29,12 @@ from dermtune.metrics import (
     roc_table,
     top_label,
 )
+from dermtune.subgroups import ATTRIBUTES, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
 from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
 
 _SYNTHETIC = "synthetic"
+_GROUP_METRICS = ("sensitivity", "specificity", "auroc")
 _MISSES, _THUMBNAIL = 100, 160  # images, pixels
 
 
@@ -55,10 +61,19 @@ class Evaluation:
     pr: pd.DataFrame
     reliability: Mapping[str, pd.DataFrame]
     """`top label` and each operating point's target: a table as of `metrics.reliability_table`."""
+    sets: pd.DataFrame
+    """Coverage and size of the prediction sets, as of `conformal.measure_sets`."""
+    subgroups: pd.DataFrame
+    """As of `subgroups.measure_subgroups`, at `subgroup_point`."""
+    subgroup_point: OperatingPoint | None
+    flagged: pd.DataFrame
+    """As of `abstention.measure_flags`."""
+    selective: pd.DataFrame
+    """As of `abstention.risk_coverage`."""
     draws: int
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What the figures show, as tables by name: `confusion, roc, pr, reliability`."""
+        """What the figures show, as tables by name."""
         names = np.array(self.predictions.classes)
         reliability = [table.assign(**{"class": name}) for name, table in self.reliability.items()]
         return {
@@ -68,6 +83,10 @@ class Evaluation:
             "roc": self.roc,
             "pr": self.pr,
             "reliability": pd.concat(reliability, ignore_index=True),
+            "prediction_sets": self.sets,
+            "subgroups": self.subgroups,
+            "abstention": self.flagged,
+            "risk_coverage": self.selective,
         }
 
     def note(self) -> str:
@@ -82,7 +101,7 @@ class Evaluation:
 def evaluation_of(
     contract: Contract,
     test: pd.DataFrame,
-    probabilities: NDArray[np.float64],
+    seen: Looked,
     *,
     draws: int,
     rng: np.random.Generator,
@@ -91,38 +110,61 @@ def evaluation_of(
     """Measure all that the report shows.
 
     Args:
-        contract: what the columns of `probabilities` mean, and the operating points.
-        test: rows of the image table, in the order of `probabilities`.
-        probabilities: (N, K).
+        contract: what the graph's numbers mean, and the operating points.
+        test: rows of the image table, in the order of `seen`, with `lesion_share` and `ita` of `appearance`.
+        seen: what the graph says of them.
         draws: how many draws of lesions stand behind each interval.
         rng: where they come from.
         prevalence: as `metrics.measure` takes it.
     """
-    names = tuple(known.name for known in contract.classes)
+    names, probabilities = tuple(known.name for known in contract.classes), seen.probabilities
     labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
     lesions = test["lesion_id"].to_numpy(dtype=object)
     malignant = tuple(known.malignant for known in contract.classes)
     predictions = Predictions(names, probabilities, labels, contract.named(probabilities), lesions, malignant)
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
+    bootstrap: dict[str, Any] = {"draws": draws, "rng": rng}
+    point = _most_sensitive(contract.operating_points)
+    groups = groups_of(test)
     return Evaluation(
         contract=contract,
         predictions=predictions,
-        measured=measure(predictions, contract.operating_points, draws=draws, rng=rng, prevalence=prevalence),
+        measured=measure(predictions, contract.operating_points, prevalence=prevalence, **bootstrap),
         roc=roc_table(predictions),
         pr=pr_table(predictions),
         reliability={
-            name: reliability_table(*pair, predictions.lesions, draws=draws, rng=rng)
-            for name, pair in shown.items()
+            name: reliability_table(*pair, predictions.lesions, **bootstrap) for name, pair in shown.items()
         },
+        sets=measure_sets(predictions, contract.in_set(probabilities), **bootstrap),
+        subgroups=measure_subgroups(predictions, groups, point, **bootstrap) if point else pd.DataFrame(),
+        subgroup_point=point,
+        flagged=measure_flags(flags(contract.limits, seen), predictions, **bootstrap),
+        selective=risk_coverage(predictions, **bootstrap),
         draws=draws,
     )
 
 
+def most_sensitive_of_each_target(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    """For each target its lowest threshold: what that misses, the others miss as well."""
+    targets = dict.fromkeys(point.target for point in points)
+    return [
+        min((one for one in points if one.target == target), key=lambda one: one.threshold)
+        for target in targets
+    ]
+
+
+def _most_sensitive(points: Sequence[OperatingPoint]) -> OperatingPoint | None:
+    """The decision whose misses cost most: that on malignant lesions, and of those the most sensitive."""
+    return max(points, key=lambda point: (point.target == MALIGNANT, point.sensitivity or 0), default=None)
+
+
 def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The metrics to look at first, of what metrics.json holds: label and `value [low, high]`."""
-    rows = [
-        ("AUROC, macro", metrics["auroc"]["macro"]),
+    rows = [("AUROC, macro", metrics["auroc"]["macro"])]
+    if MALIGNANT in metrics["auroc"]:
+        rows.append(("AUROC, malignant", metrics["auroc"][MALIGNANT]))
+    rows += [
         ("Balanced accuracy", metrics["balanced_accuracy"]),
         ("Average precision, macro", metrics["average_precision"]["macro"]),
     ]
@@ -161,7 +203,12 @@ def draw_figures(evaluation: Evaluation) -> dict[str, Figure]:
         "roc": roc_curves([c for known in classes if (c := _roc(evaluation, known))], note=note),
         "pr": pr_curves([c for known in classes if (c := _pr(evaluation, known))], note=note),
         "reliability": reliability(panels, note=note),
-    }
+        "risk_coverage": figures.risk_coverage(evaluation.selective, note=note),
+    } | (
+        {}
+        if evaluation.subgroups.empty
+        else {"subgroups": forest(evaluation.subgroups, metrics=_GROUP_METRICS, titles=ATTRIBUTES, note=note)}
+    )
 
 
 def most_confident_misses(
@@ -234,7 +281,45 @@ def render(
         note=evaluation.note(),
         pngs=pngs,
         misses=misses,
+        attributes=ATTRIBUTES,
+        answer=_answer(evaluation, metrics),
+        point=evaluation.subgroup_point,
+        subgroups=_records(evaluation.subgroups),
+        gaps=_records(gaps(evaluation.subgroups)) if len(evaluation.subgroups) else [],
+        worst=worst_group(evaluation.subgroups) if len(evaluation.subgroups) else None,
+        sets=_records(evaluation.sets),
+        flagged=_records(evaluation.flagged),
+        selective=_records(evaluation.selective),
+        any_flag=ANY,
     )
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows, with None where a value is missing."""
+    return [
+        {str(key): None if pd.isna(value) else value for key, value in row.items()}
+        for row in table.to_dict("records")
+    ]
+
+
+def _answer(evaluation: Evaluation, metrics: Mapping[str, Any]) -> str:
+    """The report in two sentences."""
+    point = evaluation.subgroup_point
+    if point is None:
+        return "No threshold was chosen; the model gives probabilities only."
+    what = "malignant lesions" if point.target == MALIGNANT else f"lesions of class {point.target}"
+    found, spared = (metrics[name][point.name] for name in ("sensitivity", "specificity"))
+    return (
+        f"At its most careful threshold ({point.name}), the model finds {_percent(found)} of the {what} and"
+        f" leaves {_percent(spared)} of the others alone."
+    )
+
+
+def _percent(metric: Mapping[str, Any]) -> str:
+    if metric["value"] is None:
+        return "an unknown share"
+    span = "" if metric["low"] is None else f" (95% interval {metric['low']:.0%} to {metric['high']:.0%})"
+    return f"{metric['value']:.0%}{span}"
 
 
 def _target_titles(contract: Contract) -> dict[str, str]:

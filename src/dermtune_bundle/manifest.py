@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from sys import float_info
 from types import UnionType
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeVar, get_args, get_origin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,15 +99,22 @@ class Limits:
     false_alarms: float
     """Share of such images that the limits were chosen to flag, at most."""
 
+    REASONS: ClassVar = (
+        "unlike the images that the model knows",
+        "blurred",
+        "too dark",
+        "too bright",
+    )
+
     def reasons(self, distance: float, quality: Quality) -> tuple[str, ...]:
         """Why the model abstains, in words; none: it does not."""
-        outside = {
-            "unlike the images that the model knows": distance > self.distance,
-            "blurred": quality.sharpness < self.sharpness,
-            "too dark": quality.brightness < self.darkest,
-            "too bright": quality.brightness > self.brightest,
-        }
-        return tuple(reason for reason, is_so in outside.items() if is_so)
+        outside = (
+            distance > self.distance,
+            quality.sharpness < self.sharpness,
+            quality.brightness < self.darkest,
+            quality.brightness > self.brightest,
+        )
+        return tuple(reason for reason, is_so in zip(self.REASONS, outside, strict=True) if is_so)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from dermtune.calibration import (
-    Method,
     decision_weights,
     fit_calibrator,
     fit_temperature,
@@ -11,6 +10,7 @@ from dermtune.calibration import (
     softmax,
 )
 from dermtune.errors import DataError
+from dermtune.goals import Method
 
 
 def overconfident(factor: float, *, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -6,10 +6,11 @@ import torch
 from sklearn.datasets import load_sample_image
 
 from dermtune.backbone import load_backbone
-from dermtune.calibration import Method, fit_calibrator, softmax
+from dermtune.calibration import fit_calibrator, softmax
 from dermtune.config import BackboneConfig
 from dermtune.deployable import Deployable, check_parity, export_deployable, graph_numbers, set_numbers
 from dermtune.errors import DataError
+from dermtune.goals import Method
 from dermtune.sources.ham10000 import ham10000
 from dermtune.sources.ph2 import ph2
 from dermtune_bundle.decode import decode, resize

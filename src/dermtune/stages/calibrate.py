@@ -13,10 +13,9 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from dermtune.calibration import Method
 from dermtune.config import BackboneConfig, Config
 from dermtune.errors import DataError
-from dermtune.goals import Goal, Name
+from dermtune.goals import Goal, Method, Name
 from dermtune.labels import lesion_class
 from dermtune.shards import PackedImages, places
 from dermtune.table import read_table, table_sha256

@@ -16,7 +16,7 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.errors import DataError
-from dermtune.inference import look_at_images
+from dermtune.inference import appearances, look_at_images
 from dermtune.shards import PackedImages, places
 from dermtune.table import read_table, table_sha256
 from dermtune_bundle.errors import BundleError
@@ -46,7 +46,13 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     """
     from dermtune.figures import to_png
     from dermtune.metrics import headline, summarize
-    from dermtune.report import draw_figures, evaluation_of, most_confident_misses, render
+    from dermtune.report import (
+        draw_figures,
+        evaluation_of,
+        most_confident_misses,
+        most_sensitive_of_each_target,
+        render,
+    )
 
     table = read_table(images / "images.parquet")
     test = table[table["split"] == "test"].reset_index(drop=True)
@@ -66,22 +72,22 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         return packed.decode(found[row])
 
     seen = look_at_images(graph, packed, found, description="evaluate")
-    probabilities = seen.probabilities
     rng = np.random.default_rng(seed)
+    test = pd.concat([test, appearances(packed, found)], axis=1)
     evaluation = evaluation_of(
-        contract, test, probabilities, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
+        contract, test, seen, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
     )
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
-    metrics["model_sha256"] = sha256
+    metrics |= {"model_sha256": sha256, "prevalence": config.prevalence}
     pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}
     misses = {
         point.name: most_confident_misses(evaluation, point, list(test["image_id"]), read)
-        for point in contract.operating_points
+        for point in most_sensitive_of_each_target(contract.operating_points)
     }
     page = render(evaluation, metrics, table, pngs=pngs, misses=misses)
 
     with atomic_path(out / "predictions.parquet") as temporary:
-        scores = pd.DataFrame(probabilities, columns=classes)
+        scores = pd.DataFrame(seen.probabilities, columns=classes)
         pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
             temporary, index=False
         )
