@@ -146,15 +146,63 @@ def calibrate(params: Path, images: Path, tails: Path, out: Path) -> None:
 
 @cli.command()
 @_params
-@_in("--images", "What ingest wrote.")
-@_in("--model", "What calibrate wrote.")
+@click.option("--images", type=Folder, help="What ingest wrote.")
+@click.option("--model", type=Folder, help="What calibrate wrote.")
+@click.option("--bundle", type=Folder, help="A finished bundle, to be measured on another source instead.")
+@click.option("--source", help="That source: as ingest.source of params.yaml.")
+@click.option("--path", help="Its folder.")
+@click.option("--label", "labels", multiple=True, metavar="LABEL=CLASS", help="Its label for a class.")
 @_out
-def evaluate(params: Path, images: Path, model: Path, out: Path) -> None:
-    """Stage 6: read the test split, once, through the deployable graph."""
-    choices = _read_params(params, network=False)
-    from dermtune.stages.evaluate import evaluate as stage
+def evaluate(params: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 (click's)
+    """Stage 6: read the test split, once, through the deployable graph.
 
-    stage(choices.evaluate, seed=choices.seed, images=images, model=model, out=out)
+    With --bundle, a finished bundle is measured on all images of another source: external validation.
+
+    \b
+    Example:
+      dermtune evaluate --bundle data/export --source ph2 --path ../shared/data/ph2 --label atypical=nv \\
+          --out data/external
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params, network=False)
+    from dermtune.stages import evaluate as stage
+
+    given = {name for name, value in options.items() if value}
+    if given == {"images", "model"}:
+        files = {name: options[name] for name in given}
+        stage.evaluate(choices.evaluate, seed=choices.seed, **files, out=out)
+    elif {"bundle", "source", "path"} <= given and not given & {"images", "model"}:
+        pairs = dict(pair.partition("=")[::2] for pair in options["labels"])
+        values = choices.ingest.model_dump() | {"source": options["source"], "path": options["path"]}
+        source = type(choices.ingest).parse(values | {"label_map": pairs}, source="evaluate")
+        stage.evaluate_bundle(
+            choices.evaluate, source=source, seed=choices.seed, bundle=options["bundle"], out=out
+        )
+    else:
+        raise click.UsageError("give --images and --model, or --bundle, --source and --path")
+
+
+@cli.command()
+@click.argument("first", type=Folder)
+@click.argument("second", type=Folder)
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
+def compare(first: Path, second: Path, images: Path, draws: int, seed: int) -> None:
+    """Is the SECOND bundle better than the FIRST?
+
+    Both look at the test images of the same ingest, and the difference of each metric gets an interval from a
+    paired bootstrap over lesions. To choose a model by the test split is to train on it: compare what is
+    finished.
+
+    \b
+    Example:
+      dermtune compare ../last-month/data/export data/export
+    """  # noqa: D301 (as above)
+    _require_training_side()
+    from dermtune.compare import compare_bundles
+
+    for found in compare_bundles(first, second, images=images, draws=draws, seed=seed):
+        click.echo(found.sentence())
 
 
 @cli.command()

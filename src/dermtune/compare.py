@@ -2,10 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from dermtune.errors import DataError
+from dermtune.inference import look_at_images
 from dermtune.metrics import Predictions, Sampled, measure
+from dermtune.shards import PackedImages, places
+from dermtune.table import read_table, table_sha256
+from dermtune_bundle.bundle import Bundle
 from dermtune_bundle.manifest import OperatingPoint
 
 
@@ -75,6 +81,35 @@ def compare(
         for metric, key in keys.items()
         if all(key in one for one in measured)
     ]
+
+
+def compare_bundles(first: Path, second: Path, *, images: Path, draws: int, seed: int) -> list[Difference]:
+    """`compare` of two bundles on the test images that neither was trained on.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        DataError: a bundle was trained on another image table: our test images may be its training images.
+    """
+    sha256 = table_sha256(images)
+    test = read_table(images / "images.parquet", split="test")
+    packed, found = PackedImages(images), places(test)
+    both = []
+    for folder in (first, second):
+        bundle = Bundle.open(folder, threads=1)
+        if bundle.manifest.lineage.get("images_sha256") != sha256:
+            raise DataError(f"{folder}: trained on another image table than that of {images}")
+        classes = tuple(known.name for known in bundle.manifest.classes)
+        seen = look_at_images(bundle.graph, packed, found, description=folder.name)
+        predictions = Predictions(
+            classes,
+            seen.probabilities,
+            np.array([classes.index(label) for label in test["label"]], dtype=np.int64),
+            bundle.manifest.named(seen.probabilities),
+            test["lesion_id"].to_numpy(dtype=object),
+            tuple(known.malignant for known in bundle.manifest.classes),
+        )
+        both.append((predictions, bundle.manifest.operating_points))
+    return compare(*both, draws=draws, seed=seed)
 
 
 def _difference(metric: str, first: Sampled, second: Sampled) -> Difference:

@@ -21,6 +21,26 @@ class Config(BaseModel):
         frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, strict=True
     )
 
+    @classmethod
+    def parse(cls, values: dict[str, Any], *, source: str) -> Self:
+        """Check values.
+
+        Args:
+            values: by key.
+            source: what error messages call them.
+
+        Raises:
+            ConfigError: one line that names each bad key (the first five), its value and what is allowed.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            problems = [_describe(problem) for problem in error.errors(include_url=False)]
+            shown = "; ".join(problems[:_SHOWN]) + (
+                f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+            )
+            raise ConfigError(f"{source}: {shown}") from error
+
 
 class BackboneConfig(Config):
     """The pretrained network and where it is cut into a frozen trunk and a trainable tail."""
@@ -66,14 +86,7 @@ class Sections(Config):
         Raises:
             ConfigError: one line that names each bad key (the first five), its value and what is allowed.
         """
-        try:
-            return cls.model_validate(read_yaml(path))
-        except ValidationError as error:
-            problems = [_describe(problem) for problem in error.errors(include_url=False)]
-            shown = "; ".join(problems[:_SHOWN]) + (
-                f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
-            )
-            raise ConfigError(f"{path}: {shown}") from error
+        return cls.parse(read_yaml(path), source=str(path))
 
 
 def _describe(problem: ErrorDetails) -> str:

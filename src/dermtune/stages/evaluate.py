@@ -1,12 +1,14 @@
 """evaluate: the test split's original files and the deployable graph in; metrics, figures and report out.
 
-The only reader of the test split. What it measures is the very file that export ships.
+The only reader of the test split. What it measures is the very file that export ships. A finished bundle is
+measured on another source's images in the same way.
 """
 
 import hashlib
 import json
 import logging
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import numpy as np
@@ -18,7 +20,9 @@ from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.inference import appearances, look_at_images
 from dermtune.shards import PackedImages, places
-from dermtune.table import read_table, table_sha256
+from dermtune.stages.ingest import IngestConfig, read_source
+from dermtune.table import check_table, read_table, table_sha256
+from dermtune_bundle.bundle import MODEL, Bundle
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
@@ -44,6 +48,56 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
             trained on another image table.
         ImageError: an image can't be read.
     """
+    table = read_table(images / "images.parquet")
+    graph, contract = _load(model)
+    if contract.lineage.get("images_sha256") != table_sha256(images):
+        # another split: what is test here may have been training there
+        raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
+    sha256 = hashlib.sha256((model / "model.onnx").read_bytes()).hexdigest()
+    _measure(config, graph, contract, table, images=images, seed=seed, sha256=sha256, out=out)
+
+
+def evaluate_bundle(
+    config: EvaluateConfig, *, source: IngestConfig, seed: int, bundle: Path, out: Path
+) -> None:
+    """Measure a finished bundle on all images of a source that it was not trained on: external validation.
+
+    Args:
+        config: how it is judged.
+        source: where the images come from; its split is not used.
+        seed: of the bootstrap.
+        bundle: the folder that `export` wrote.
+        out: the folder to write.
+
+    Raises:
+        BundleError: the bundle is damaged.
+        SourceError: the source is not laid out as expected, or too many of its files are unusable.
+        DataError: a class is none of the bundle's.
+    """
+    opened = Bundle.open(bundle, threads=1)
+    with TemporaryDirectory() as folder:
+        images = Path(folder)
+        table, quarantined = read_source(source, seed=seed, out=images)
+        table = check_table(table.assign(split="test", group_id=table["lesion_id"]))
+        log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
+        sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()
+        _measure(
+            config, opened.graph, opened.manifest, table, images=images, seed=seed, sha256=sha256, out=out
+        )
+
+
+def _measure(
+    config: EvaluateConfig,
+    graph: Graph,
+    contract: Contract,
+    table: pd.DataFrame,
+    *,
+    images: Path,
+    seed: int,
+    sha256: str,
+    out: Path,
+) -> None:
+    """Measure the graph on the test images of the table, and write what there is to see."""
     from dermtune.figures import to_png
     from dermtune.metrics import headline, summarize
     from dermtune.report import (
@@ -54,18 +108,11 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         render,
     )
 
-    table = read_table(images / "images.parquet")
     test = table[table["split"] == "test"].reset_index(drop=True)
-    graph, contract, sha256 = _load(model)
     classes = [known.name for known in contract.classes]
-    if graph.num_classes != len(classes):
-        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run calibrate")
     if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
         what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
-        raise DataError(f"{images}: the test split {what}; re-run ingest, then finetune")
-    if contract.lineage.get("images_sha256") != table_sha256(images):
-        # another split: what is test here may have been training there
-        raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
+        raise DataError(f"the test split {what}; map labels (ingest.label_map), or train on such images")
     packed, found = PackedImages(images), places(test)
 
     def read(row: int) -> NDArray[np.uint8]:
@@ -102,16 +149,17 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     log.info("%d test images measured; the report is %s", len(test), out / "report.html")
 
 
-def _load(model: Path) -> tuple[Graph, Contract, str]:
+def _load(model: Path) -> tuple[Graph, Contract]:
     try:
-        onnx, contract = (model / "model.onnx").read_bytes(), (model / "model.json").read_bytes()
-        graph = Graph(onnx, name=str(model / "model.onnx"), threads=1)
-        parsed = Contract.parse(contract, source=str(model / "model.json"))
+        graph = Graph((model / "model.onnx").read_bytes(), name=str(model / "model.onnx"), threads=1)
+        contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
     except OSError as error:
         raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
     except BundleError as error:
         raise DataError(f"{error}; re-run calibrate") from error
-    return graph, parsed, hashlib.sha256(onnx).hexdigest()
+    if graph.num_classes != len(contract.classes):
+        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run calibrate")
+    return graph, contract
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -71,13 +71,7 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     from dermtune.figures import contact_sheet, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    listed = list_images(
-        config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
-    )
-    images = map_labels(listed, config.label_map)
-    kept, quarantined = _check_and_pack(images, out)
-    refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
-    table = pd.DataFrame(kept).assign(source=config.source)
+    table, quarantined = read_source(config, seed=seed, out=out)
     shares = (config.split.train, config.split.val, config.split.test)
     table = assign_splits(table, shares=shares, rng=np.random.default_rng(seed))
     write_table(table, out / "images.parquet")
@@ -87,12 +81,28 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     counts = {
         split: rows["label"].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")
     }
-    summary = {"read": len(images), "kept": len(kept), "quarantined": len(quarantined), "images": counts}
+    read = len(table) + len(quarantined)
+    summary = {"read": read, "kept": len(table), "quarantined": len(quarantined), "images": counts}
     with atomic_path(out / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     sheet = contact_sheet(*_examples(table, out), "Ingested images, one lesion each, by class")
     write_figure(sheet, out / "contact_sheet.png")
-    log.info("%d images listed: %d kept, %d set aside", len(images), len(kept), len(quarantined))
+    log.info("%d images listed: %d kept, %d set aside", read, len(table), len(quarantined))
+
+
+def read_source(config: IngestConfig, *, seed: int, out: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    """Check and pack a source's images; gives their table, without splits, and what was set aside.
+
+    Raises:
+        SourceError: the source is not laid out as expected, or too many of its files are unusable.
+        ConfigError: `label_map` names a label that the source lacks.
+    """
+    listed = list_images(
+        config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
+    )
+    kept, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
+    refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
+    return pd.DataFrame(kept).assign(source=config.source), quarantined
 
 
 def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[SourceImage]:
