@@ -1,11 +1,19 @@
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+from PIL import Image
 
-from dermtune.compare import Difference, compare
+from dermtune.compare import Difference, compare, compare_bundles
+from dermtune.errors import DataError
 from dermtune.metrics import Predictions
-from dermtune_bundle.manifest import OperatingPoint
+from dermtune.shards import ImagePacker
+from dermtune.table import COLUMNS, table_sha256, write_table
+from dermtune_bundle.bundle import write_bundle
+from dermtune_bundle.manifest import Manifest, OperatingPoint
 
 POINT = OperatingPoint("rule-out", "malignant", 0.4, "a goal", None, None)
 
@@ -69,3 +77,43 @@ def test_other_images_are_refused_and_what_is_undefined_is_said() -> None:
     assert (
         Difference("Recall", None, 0.5, None, None, None).sentence() == "Recall: undefined on these images."
     )
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Red melanomas and green nevi, one a lesion; every third melanoma is greenish."""
+    folder, rows = tmp_path / "images", []
+    with ImagePacker(folder) as packer:
+        for number in range(24):
+            is_mel = number % 2 == 0
+            color = (120, 140, 5) if number % 6 == 0 else (220, 30, 5) if is_mel else (30, 220, 5)
+            Image.new("RGB", (40, 50), color).save(tmp_path / "picture.png")
+            shard, offset, size = packer.add(f"{number}.png", (tmp_path / "picture.png").read_bytes())
+            row = dict.fromkeys(COLUMNS) | {"label": "mel" if is_mel else "nv", "split": "test"}
+            row |= {"image_id": f"I{number}", "lesion_id": f"L{number}", "group_id": f"L{number}"}
+            row |= {"width": 1, "height": 1, "shard": shard, "offset": offset, "size": size}
+            rows.append(row)
+    write_table(pd.DataFrame(rows).infer_objects(), folder / "images.parquet")
+    return folder
+
+
+def test_bundles_are_compared_on_test_images_that_neither_was_trained_on(
+    images: Path, tmp_path: Path, make_graph: Callable[..., bytes], tiny_manifest: Manifest
+) -> None:
+    manifest = replace(tiny_manifest, lineage={"images_sha256": table_sha256(images)})
+    careful = replace(manifest.operating_points[0], threshold=0.1)
+    for name, changed in (("one", manifest), ("two", replace(manifest, operating_points=(careful,)))):
+        write_bundle(tmp_path / name, model=make_graph(), manifest=changed, card="# Card")
+    found = {
+        one.metric: one
+        for one in compare_bundles(tmp_path / "one", tmp_path / "two", images=images, draws=200, seed=1)
+    }
+    assert found["AUROC, macro"].value == 0
+    sensitivity = found["Sensitivity, mel"]
+    assert (sensitivity.first, sensitivity.second) == (pytest.approx(8 / 12), 1)
+    assert sensitivity.sentence().endswith("the second model is better, by more than chance.")
+
+
+def test_a_bundle_of_another_split_is_refused(images: Path, tiny_bundle: Path) -> None:
+    with pytest.raises(DataError, match="trained on another image table"):
+        compare_bundles(tiny_bundle, tiny_bundle, images=images, draws=100, seed=1)

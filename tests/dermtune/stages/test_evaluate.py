@@ -11,7 +11,8 @@ from pydantic import ValidationError
 
 from dermtune.errors import DataError
 from dermtune.shards import ImagePacker
-from dermtune.stages.evaluate import EvaluateConfig, evaluate
+from dermtune.stages.evaluate import EvaluateConfig, evaluate, evaluate_bundle
+from dermtune.stages.ingest import IngestConfig, SplitConfig
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.errors import ImageError
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
@@ -212,3 +213,49 @@ def test_an_empty_test_split_is_refused(images: Path, model: Path, tmp_path: Pat
 def test_a_bootstrap_that_gives_no_interval_is_refused(draws: object) -> None:
     with pytest.raises(ValidationError):
         EvaluateConfig.model_validate({"bootstrap": draws})
+
+
+COLORS = {"mel": (250, 10, 10), "nv": (10, 250, 10), "bcc": (10, 10, 250), "df": (200, 200, 200)}
+
+
+def make_source(folder: Path, labels: list[str]) -> IngestConfig:
+    """HAM10000's layout: two images a lesion, in a class's colour and with some texture."""
+    (folder / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for number, label in enumerate(labels):
+        pixels = rng.normal(COLORS[label], 9, (40, 50, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/I{number}.jpg")
+        rows.append(f"L{number // 2},I{number},{label},histo,{30 + number},female,back")
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+    split = SplitConfig(train=0.6, val=0.2, test=0.2)
+    return IngestConfig(
+        source="ham10000",
+        path=str(folder),
+        synthetic_lesions=40,
+        label_map={},
+        max_quarantine=0.1,
+        split=split,
+    )
+
+
+def test_a_bundle_is_measured_on_all_images_of_another_source(tiny_bundle: Path, tmp_path: Path) -> None:
+    """The bundle knows three classes, the source has two of them."""
+    source = make_source(tmp_path / "source", ["mel"] * 6 + ["nv"] * 8)
+    out = tmp_path / "out"
+    evaluate_bundle(CONFIG, source=source, seed=1, bundle=tiny_bundle, out=out)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert (metrics["n_images"], metrics["n_lesions"]) == (14, 7)
+    assert metrics["auroc"]["mel"]["value"] == 1
+    assert metrics["auroc"]["bcc"]["value"] is None
+    assert metrics["balanced_accuracy"]["value"] == 1
+    assert metrics["undefined"]["auroc"]["classes"] == 1
+    assert {path.name for path in out.iterdir()} == FILES
+    assert "ham10000" in (out / "report.html").read_text()
+
+
+def test_labels_of_another_source_must_be_the_bundles(tiny_bundle: Path, tmp_path: Path) -> None:
+    source = make_source(tmp_path / "source", ["mel"] * 4 + ["df"] * 4)
+    with pytest.raises(DataError, match=r"has classes that the model lacks: df; map labels"):
+        evaluate_bundle(CONFIG, source=source, seed=1, bundle=tiny_bundle, out=tmp_path / "out")
+    mapped = source.model_copy(update={"label_map": {"df": "nv"}})
+    evaluate_bundle(CONFIG, source=mapped, seed=1, bundle=tiny_bundle, out=tmp_path / "out")
