@@ -1,14 +1,21 @@
 """The model card that a bundle carries: what the model is for, what it is not, and how well it was measured.
 
 Source: Mitchell et al. 2019, Model Cards for Model Reporting, https://doi.org/10.1145/3287560.3287596; its
-headings, in its order, and then how to use it.
+headings, in its order; then what TRIPOD+AI (Collins et al. 2024, https://doi.org/10.1136/bmj-2023-078378) and
+CLAIM (Tejani et al. 2024, https://doi.org/10.1148/ryai.240300) ask for beyond them; and how to use it. What
+only a person can answer is left blank, and marked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from html import escape
 from typing import Any
+
+from markdown_it import MarkdownIt
 
 from dermtune_bundle.manifest import Manifest, OperatingPoint, flatten
 
+BLANK = "**[a person is to fill this in]**"
+_GROUP_METRICS = ("sensitivity", "specificity")
 Metric = Mapping[str, Any]
 """`value`, `low` and `high`; where `value` is None, `reason` says why it is undefined."""
 
@@ -55,12 +62,23 @@ def model_card(manifest: Manifest) -> str:
         training=_counts(counts) if counts else "How many images there were was not recorded.",
         metrics=_table(
             ["metric", "on the test split"],
-            [[name, describe_metric(metric)] for name, metric in _metrics(manifest.metrics)],
+            [[name, describe_metric(metric)] for name, metric in _metrics(_without_groups(manifest.metrics))],
         ),
+        subgroups=_subgroups(manifest.metrics.get("subgroups")),
+        blank=BLANK,
+        coverage=manifest.coverage,
+        false_alarms=manifest.limits.false_alarms,
+        seed=manifest.lineage.get("seed", "not recorded"),
         method=manifest.calibration.method,
         nll_before=_number(manifest.calibration.nll_before),
         nll_after=_number(manifest.calibration.nll_after),
     )
+
+
+def card_page(card: str, *, title: str) -> str:
+    """The card as one HTML page that needs nothing else, for those who read no Markdown."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(card)
+    return _PAGE.format(title=escape(title), body=body)
 
 
 def describe_metric(metric: Metric) -> str:
@@ -79,6 +97,31 @@ def _metrics(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + key, value
         elif isinstance(value, Mapping):
             yield from _metrics(value, f"{prefix}{key}.")
+
+
+def _without_groups(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in metrics.items() if name != "subgroups"}
+
+
+def _subgroups(found: Mapping[str, Any] | None) -> str:
+    """The worst group in a sentence, then all of them."""
+    if not found:
+        return "Subgroups were not measured."
+    worst = found.get("worst")
+    said = "No group is large enough to be compared with another."
+    if worst:
+        said = f"The lowest sensitivity is that of {worst['attribute']}: {worst['group']}."
+    rows = [
+        [
+            f"{attribute}: {group}",
+            str(row["images"]),
+            *(describe_metric(row[name]) for name in _GROUP_METRICS),
+        ]
+        for attribute, groups in found["groups"].items()
+        for group, row in groups.items()
+    ]
+    table = _table(["group", "images", *_GROUP_METRICS], rows)
+    return f"At the operating point `{found['operating_point']}`. {said}\n\n{table}"
 
 
 def _source(source: object) -> str:
@@ -115,6 +158,28 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
+_PAGE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ margin: 0 auto; max-width: 52rem; padding: 1.5rem 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; font-size: .92rem; }}
+th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #8884; text-align: left; vertical-align: top; }}
+pre {{ overflow-x: auto; padding: .6rem; border: 1px solid #8884; }}
+h2 {{ margin-top: 2rem; }}
+@media print {{ body {{ max-width: none; padding: 0; font-size: 10.5pt; }} table {{ display: table; }} }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
 _CARD = """\
 # Model card: {name}
 
@@ -143,8 +208,9 @@ confident answer to an image that shows none of them.
 ## Factors
 
 Results are known to depend on skin tone, age, body site, dermatoscope and light, hair and gel, and on how the
-images were selected. The numbers below are averages over the test split; a group that is rare in it may fare
-much worse, and is not judged here.
+images were selected. A group that is rare in the test split may fare much worse, and is not judged here.
+
+{subgroups}
 
 ## Metrics
 
@@ -156,6 +222,10 @@ Decisions come from thresholds that were chosen on the validation split; sensiti
 table are those of validation, and so look somewhat better than on new images:
 
 {points}
+
+Beside its answer the model gives the set of classes that cannot be ruled out, which is to hold the right one in
+{coverage:.0%} of each class's images, and abstains on images unlike those it knows, blurred, too dark or too
+bright: at most {false_alarms:.0%} of usual ones.
 
 ## Evaluation data
 
@@ -192,6 +262,29 @@ which classes may be far more frequent than where you work, or far rarer. The on
 always the most probable one: it is that with the largest probability times decision weight, so that rare
 classes are named at all. An activation map shows what moved the model, not why a lesion is malignant. If the
 images or the dermatoscope change, measure again.
+
+## What TRIPOD+AI and CLAIM ask for
+
+| item | answer |
+| --- | --- |
+| Clinical problem, and place in the pathway | {blank} |
+| Setting and dates in which the images were taken | {blank} |
+| Who was eligible; who was left out | {blank} |
+| Reference standard, and who set it | by `dx_type` of the source, where given; {blank} |
+| Consent, ethics approval, data protection | {blank} |
+| Sample size, and why it is enough | see Training data; {blank} |
+| Missing data | images without a readable file, a label or a lesion id were set aside, with reasons |
+| Partitions | by lesion, and by patient where known; no lesion is in two |
+| Model, initialisation, training, selection | see Model details; seed {seed} |
+| Software | see `versions` in Model details |
+| Performance with intervals; calibration; subgroups | see Quantitative analyses and Factors |
+| Failure analysis | the evaluation report shows the surest mistakes |
+| External validation | {blank} |
+| Fairness: what was done about differences between groups | {blank} |
+| Protocol, registration | {blank} |
+| Funding, conflicts of interest | {blank} |
+| Patients' and public involvement | {blank} |
+| Who answers for the model, and until when it may be used | {blank} |
 
 ## How to use
 

@@ -145,6 +145,36 @@ def evaluation_of(
     )
 
 
+def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
+    """What metrics.json holds of prediction sets, abstention and subgroups: each metric with its interval."""
+
+    def numbers(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+        found = {"value": row[name], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+        rounded = {key: None if pd.isna(one) else round(float(one), 6) for key, one in found.items()}
+        return rounded if rounded["value"] is not None else {**rounded, "reason": "too few lesions to judge"}
+
+    found: dict[str, Any] = {
+        "prediction_sets": {
+            row["class"]: {name: numbers(row, name) for name in ("coverage", "mean_size")}
+            for row in _records(evaluation.sets)
+        },
+        "abstention": {row["reason"]: numbers(row, "share") for row in _records(evaluation.flagged)},
+    }
+    if evaluation.subgroup_point:
+        groups: dict[str, Any] = {}
+        for row in _records(evaluation.subgroups):
+            counts = {name: row[name] for name in ("images", "positives", "negatives")}
+            of_attribute = groups.setdefault(row["attribute"], {})
+            of_attribute[row["group"]] = counts | {name: numbers(row, name) for name in _GROUP_METRICS}
+        worst = worst_group(evaluation.subgroups)
+        found["subgroups"] = {
+            "operating_point": evaluation.subgroup_point.name,
+            "worst": worst and {name: worst[name] for name in ("attribute", "group")},
+            "groups": groups,
+        }
+    return found
+
+
 def most_sensitive_of_each_target(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
     """For each target its lowest threshold: what that misses, the others miss as well."""
     targets = dict.fromkeys(point.target for point in points)

@@ -23,6 +23,7 @@ from dermtune_bundle.quality import measure_quality
 MODEL: Final = "model.onnx"
 MANIFEST: Final = "bundle.json"
 CARD: Final = "MODEL_CARD.md"
+CARD_PAGE: Final = "MODEL_CARD.html"
 CHECKSUMS: Final = "SHA256SUMS"
 _CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
 _HOW_TO_MEND = "the bundle is damaged or was changed: fetch it again"
@@ -107,9 +108,10 @@ class Bundle:
         )
 
 
-def write_bundle(folder: Path, *, model: bytes, manifest: Manifest, card: str) -> None:
+def write_bundle(folder: Path, *, model: bytes, manifest: Manifest, card: str, card_page: str = "") -> None:
     """Write a bundle's files, SHA256SUMS last, so that a folder without it is no bundle yet."""
     files = {MODEL: model, MANIFEST: manifest.to_json().encode(), CARD: card.encode()}
+    files |= {CARD_PAGE: card_page.encode()} if card_page else {}
     for name, data in (files | {CHECKSUMS: checksums(files).encode()}).items():
         with atomic_path(folder / name) as temporary:
             temporary.write_bytes(data)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dermtune.model_card import describe_metric, model_card
+from dermtune.model_card import BLANK, card_page, describe_metric, model_card
 from dermtune_bundle import Manifest
 
 HEADINGS = (  # Mitchell et al. 2019, in their order
@@ -22,7 +22,11 @@ HEADINGS = (  # Mitchell et al. 2019, in their order
 
 def test_the_headings_are_those_of_the_paper_and_how_to_use(tiny_manifest: Manifest) -> None:
     lines = model_card(tiny_manifest).splitlines()
-    assert [line[3:] for line in lines if line.startswith("## ")] == [*HEADINGS, "How to use"]
+    assert [line[3:] for line in lines if line.startswith("## ")] == [
+        *HEADINGS,
+        "What TRIPOD+AI and CLAIM ask for",
+        "How to use",
+    ]
     assert tiny_manifest.notice in lines[2]
 
 
@@ -66,3 +70,39 @@ def test_the_source_is_told_and_a_synthetic_one_most_of_all(
 
 def test_a_metric_without_an_interval_says_so() -> None:
     assert describe_metric({"value": 0.5, "low": None, "high": None}) == "0.500 (no interval)"
+
+
+def test_what_only_a_person_can_answer_is_blank_and_marked(tiny_manifest: Manifest) -> None:
+    card = model_card(tiny_manifest)
+    assert card.count(BLANK) >= 10
+    assert f"| Consent, ethics approval, data protection | {BLANK} |" in card
+
+
+def test_the_worst_subgroup_is_named(tiny_manifest: Manifest) -> None:
+    share = {"value": 0.8, "low": 0.7, "high": 0.9}
+    unknown = {"value": None, "low": None, "high": None, "reason": "too few lesions to judge"}
+    groups = {
+        "sex": {
+            "female": {"images": 40, "sensitivity": share, "specificity": share},
+            "male": {"images": 3, "sensitivity": unknown, "specificity": unknown},
+        }
+    }
+    found = {
+        "operating_point": "rule-out",
+        "worst": {"attribute": "sex", "group": "female"},
+        "groups": groups,
+    }
+    card = model_card(replace(tiny_manifest, metrics=tiny_manifest.metrics | {"subgroups": found}))
+    assert "The lowest sensitivity is that of sex: female." in card
+    assert "| sex: male | 3 | undefined (too few lesions to judge) |" in card
+    assert "subgroups.groups" not in card
+
+
+def test_the_page_says_the_same_and_hostile_text_stays_text(tiny_manifest: Manifest) -> None:
+    hostile = "<script>alert(1)</script>"
+    card = model_card(replace(tiny_manifest, lineage={"seed": hostile}))
+    page = card_page(card, title=hostile)
+    assert "<script" not in page
+    assert "<h2>Ethical considerations</h2>" in page
+    assert "<td>Melanoma</td>" in page
+    assert "a person is to fill this in" in page

@@ -103,6 +103,7 @@ def _measure(
     from dermtune.report import (
         draw_figures,
         evaluation_of,
+        further_metrics,
         most_confident_misses,
         most_sensitive_of_each_target,
         render,
@@ -125,6 +126,7 @@ def _measure(
         contract, test, seen, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
     )
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
+    metrics |= further_metrics(evaluation)
     metrics |= {"model_sha256": sha256, "prevalence": config.prevalence}
     pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}
     misses = {

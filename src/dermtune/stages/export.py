@@ -11,7 +11,7 @@ from typing import Any
 from dermtune.config import Config
 from dermtune.errors import DataError, GateError
 from dermtune.gates import GatesConfig, missed_gates
-from dermtune.model_card import model_card
+from dermtune.model_card import card_page, model_card
 from dermtune_bundle.bundle import Bundle, write_bundle
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.manifest import NOTICE, SCHEMA_VERSION, Contract, Manifest
@@ -52,7 +52,9 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
     manifest = Manifest(
         **vars(contract), schema_version=SCHEMA_VERSION, name=name, notice=NOTICE, metrics=metrics
     )
-    write_bundle(out, model=graph, manifest=manifest, card=model_card(manifest))
+    card = model_card(manifest)
+    page = card_page(card, title=f"Model card: {name}")
+    write_bundle(out, model=graph, manifest=manifest, card=card, card_page=page)
     Bundle.open(out)
 
 

@@ -24,7 +24,8 @@ FILES = {
     "predictions.parquet",
     "report.html",
     *(f"{name}.csv" for name in ("confusion", "roc", "pr", "reliability")),
-    *(f"{name}.png" for name in ("confusion", "roc", "pr", "reliability")),
+    *(f"{name}.csv" for name in ("prediction_sets", "subgroups", "abstention", "risk_coverage")),
+    *(f"{name}.png" for name in ("confusion", "roc", "pr", "reliability", "risk_coverage", "subgroups")),
 }
 
 
