@@ -22,11 +22,8 @@ HEADINGS = (  # Mitchell et al. 2019, in their order
 
 def test_the_headings_are_those_of_the_paper_and_how_to_use(tiny_manifest: Manifest) -> None:
     lines = model_card(tiny_manifest).splitlines()
-    assert [line[3:] for line in lines if line.startswith("## ")] == [
-        *HEADINGS,
-        "What TRIPOD+AI and CLAIM ask for",
-        "How to use",
-    ]
+    headings = [line[3:] for line in lines if line.startswith("## ")]
+    assert headings == [*HEADINGS, "What TRIPOD+AI and CLAIM ask for", "How to use"]
     assert tiny_manifest.notice in lines[2]
 
 
