@@ -224,8 +224,8 @@ table are those of validation, and so look somewhat better than on new images:
 {points}
 
 Beside its answer the model gives the set of classes that cannot be ruled out, which is to hold the right one
-in {coverage:.0%} of each class's images, and abstains on images unlike those it knows, blurred, too dark or too
-bright: at most {false_alarms:.0%} of usual ones.
+in {coverage:.0%} of each class's images, and abstains on images unlike those it knows, blurred, too dark or
+too bright: at most {false_alarms:.0%} of usual ones.
 
 ## Evaluation data
 
