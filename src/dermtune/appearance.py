@@ -43,9 +43,7 @@ def appearance(image: Image) -> Appearance:
     """Estimate the lesion's size and the skin's tone in an RGB image, uint8 (H, W, 3)."""
     lab = _lab(image)
     lesion, corners = _find_lesion(lab)
-    reach = 2 * round(_MARGIN * _SIDE) + 1
-    near = cv2.dilate((lesion | corners).astype(np.uint8), np.ones((reach, reach), np.uint8)).astype(bool)
-    skin = lab[~near]
+    skin = lab[~grow(lesion | corners, _MARGIN)]
     if len(skin) < _LEAST_SKIN * _SIDE**2:
         return Appearance(float(lesion.mean()), None)
     light, yellow = np.median(skin[:, 0]), np.median(skin[:, 2])
@@ -75,6 +73,13 @@ def lesion_mask(image: Image) -> Mask:
     height, width = image.shape[:2]
     mask: Mask = cv2.resize(lesion.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
     return mask
+
+
+def grow(mask: Mask, margin: float) -> Mask:
+    """The mask (H, W) and what lies within a margin of it, a share of the shorter side."""
+    reach = 2 * round(margin * min(mask.shape)) + 1
+    grown: Mask = cv2.dilate(mask.astype(np.uint8), np.ones((reach, reach), np.uint8)) > 0
+    return grown
 
 
 def _lab(image: Image) -> NDArray[np.float32]:

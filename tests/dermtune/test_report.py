@@ -4,9 +4,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 
+from dermtune.inference import Looked, Probed
 from dermtune.metrics import summarize
 from dermtune.report import Evaluation, draw_figures, evaluation_of, headline, most_confident_misses, render
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
+from dermtune_bundle.quality import Quality
 
 POINT = OperatingPoint("mel", "mel", 0.6, "sensitivity >= 0.90 on validation", 0.9, None)
 HOSTILE = "<script>alert(1)</script>"
@@ -46,7 +48,16 @@ def table(source: str = "ham10000") -> pd.DataFrame:
     rows.loc[0, "image_id"] = HOSTILE
     rows["lesion_id"] = rows["image_id"]
     rows["split"] = ["test"] * 6 + ["train", "val"]
+    rows = rows.assign(age=50.0, sex="female", site="back", dx_type="histo", ita=45.0, lesion_share=0.2)
     return rows.assign(source=source)
+
+
+def seen(probabilities: np.ndarray) -> tuple[Looked, Probed]:
+    """A good image each, of which nothing is hidden by painting it over."""
+    count = len(probabilities)
+    looked = Looked(probabilities, np.zeros((count, 3)), np.zeros(count), [Quality(9.0, 120.0)] * count)
+    painted = {"lesion painted over": probabilities[::-1].copy(), "lesion alone": probabilities}
+    return looked, Probed(painted, np.full(count, 0.8), np.full(count, 0.3))
 
 
 def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
@@ -55,7 +66,7 @@ def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
     return evaluation_of(
         contract(points),
         table()[:6],
-        np.stack([melanoma, 1 - melanoma], axis=1),
+        *seen(np.stack([melanoma, 1 - melanoma], axis=1)),
         draws=100,
         rng=rng,
         prevalence={},
@@ -156,7 +167,7 @@ def test_figures_are_drawn_where_one_class_is_missing() -> None:
     scores = np.tile([0.2, 0.8], (6, 1))
 
     evaluation = evaluation_of(
-        contract(), only_nevi, scores, draws=100, rng=np.random.default_rng(0), prevalence={}
+        contract(), only_nevi, *seen(scores), draws=100, rng=np.random.default_rng(0), prevalence={}
     )
 
     assert set(draw_figures(evaluation)) == {"confusion", "roc", "pr", "reliability"}
