@@ -3,7 +3,7 @@
 import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from typing import Any
 
@@ -18,7 +18,7 @@ from dermtune import figures
 from dermtune.abstention import ANY, flags, measure_flags, risk_coverage
 from dermtune.conformal import measure_sets
 from dermtune.figures import Curve, confusion_matrix, forest, pr_curves, reliability, roc_curves
-from dermtune.inference import Looked
+from dermtune.inference import Looked, Probed
 from dermtune.metrics import (
     Predictions,
     Sampled,
@@ -29,6 +29,7 @@ from dermtune.metrics import (
     roc_table,
     top_label,
 )
+from dermtune.shortcuts import measure_shortcuts
 from dermtune.subgroups import ATTRIBUTES, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
 from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
@@ -70,6 +71,12 @@ class Evaluation:
     """As of `abstention.measure_flags`."""
     selective: pd.DataFrame
     """As of `abstention.risk_coverage`."""
+    shortcuts: pd.DataFrame
+    """As of `shortcuts.measure_shortcuts`; the first row is the images as they are."""
+    inside: float
+    """Mean share of the most probable class's activation that lies in the lesion …"""
+    covered: float
+    """… and mean share of the image that the lesion covers."""
     draws: int
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -87,6 +94,7 @@ class Evaluation:
             "subgroups": self.subgroups,
             "abstention": self.flagged,
             "risk_coverage": self.selective,
+            "shortcuts": self.shortcuts,
         }
 
     def note(self) -> str:
@@ -102,6 +110,7 @@ def evaluation_of(
     contract: Contract,
     test: pd.DataFrame,
     seen: Looked,
+    probed: Probed,
     *,
     draws: int,
     rng: np.random.Generator,
@@ -113,6 +122,7 @@ def evaluation_of(
         contract: what the graph's numbers mean, and the operating points.
         test: rows of the image table, in the order of `seen`, with `lesion_share` and `ita` of `appearance`.
         seen: what the graph says of them.
+        probed: what it says once a part of them is painted over.
         draws: how many draws of lesions stand behind each interval.
         rng: where they come from.
         prevalence: as `metrics.measure` takes it.
@@ -127,6 +137,10 @@ def evaluation_of(
     bootstrap: dict[str, Any] = {"draws": draws, "rng": rng}
     point = _most_sensitive(contract.operating_points)
     groups = groups_of(test)
+    variants = {"as they are": predictions} | {
+        name: replace(predictions, probabilities=painted, named=contract.named(painted))
+        for name, painted in probed.probabilities.items()
+    }
     return Evaluation(
         contract=contract,
         predictions=predictions,
@@ -141,6 +155,9 @@ def evaluation_of(
         subgroup_point=point,
         flagged=measure_flags(flags(contract.limits, seen), predictions, **bootstrap),
         selective=risk_coverage(predictions, **bootstrap),
+        shortcuts=measure_shortcuts(variants, **bootstrap),
+        inside=float(np.nanmean(probed.inside)),
+        covered=float(probed.covered.mean()),
         draws=draws,
     )
 
@@ -157,6 +174,10 @@ def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
         "prediction_sets": {
             row["class"]: {name: numbers(row, name) for name in ("coverage", "mean_size")}
             for row in _records(evaluation.sets)
+        },
+        "shortcuts": {
+            row["variant"]: {name: numbers(row, name) for name in ("auroc", "balanced_accuracy")}
+            for row in _records(evaluation.shortcuts)
         },
         "abstention": {row["reason"]: numbers(row, "share") for row in _records(evaluation.flagged)},
     }
@@ -321,6 +342,9 @@ def render(
         flagged=_records(evaluation.flagged),
         selective=_records(evaluation.selective),
         any_flag=ANY,
+        shortcuts=_records(evaluation.shortcuts),
+        inside=evaluation.inside,
+        covered=evaluation.covered,
     )
 
 

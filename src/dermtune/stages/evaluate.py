@@ -18,7 +18,7 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.errors import DataError
-from dermtune.inference import appearances, look_at_images
+from dermtune.inference import appearances, look_at_images, probe_images
 from dermtune.shards import PackedImages, places
 from dermtune.stages.ingest import IngestConfig, read_source
 from dermtune.table import check_table, read_table, table_sha256
@@ -122,8 +122,9 @@ def _measure(
     seen = look_at_images(graph, packed, found, description="evaluate")
     rng = np.random.default_rng(seed)
     test = pd.concat([test, appearances(packed, found)], axis=1)
+    probed = probe_images(graph, packed, found, description="shortcuts")
     evaluation = evaluation_of(
-        contract, test, seen, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
+        contract, test, seen, probed, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
     )
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
     metrics |= further_metrics(evaluation)
