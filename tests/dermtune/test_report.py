@@ -6,7 +6,15 @@ import pandas as pd
 
 from dermtune.inference import Looked, Probed
 from dermtune.metrics import summarize
-from dermtune.report import Evaluation, draw_figures, evaluation_of, headline, most_confident_misses, render
+from dermtune.report import (
+    Evaluation,
+    draw_figures,
+    evaluation_of,
+    further_metrics,
+    headline,
+    most_confident_misses,
+    render,
+)
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
 from dermtune_bundle.quality import Quality
 
@@ -116,7 +124,7 @@ def test_the_report_shows_what_was_missed_and_how_sure_the_model_was() -> None:
 
 
 def test_the_report_says_when_nothing_was_missed() -> None:
-    assert "None: every image of this class" in page((OperatingPoint("mel", "mel", 0.01, "g", 0.9, 0.1),))
+    assert "None: every image of this kind" in page((OperatingPoint("mel", "mel", 0.01, "g", 0.9, 0.1),))
 
 
 def test_the_report_is_written_without_any_operating_point() -> None:
@@ -155,7 +163,7 @@ def test_every_headline_metric_has_its_interval_or_says_that_it_is_undefined() -
 def test_every_figure_is_drawn_with_n_and_interval() -> None:
     figures = draw_figures(evaluated())
 
-    assert list(figures) == ["confusion", "roc", "pr", "reliability"]
+    assert list(figures) == ["confusion", "roc", "pr", "reliability", "risk_coverage", "subgroups"]
     assert "6 images of 6 lesions" in evaluated().note()
     captions = [text.get_text() for axes in figures["roc"].axes for text in axes.texts]
     assert all("n = 3 of 6" in caption and "[" in caption for caption in captions)
@@ -170,7 +178,7 @@ def test_figures_are_drawn_where_one_class_is_missing() -> None:
         contract(), only_nevi, *seen(scores), draws=100, rng=np.random.default_rng(0), prevalence={}
     )
 
-    assert set(draw_figures(evaluation)) == {"confusion", "roc", "pr", "reliability"}
+    assert {"confusion", "roc", "pr", "reliability", "subgroups"} < set(draw_figures(evaluation))
     assert evaluation.tables()["roc"].empty
 
 
@@ -183,3 +191,34 @@ def test_the_tables_hold_a_row_an_image_a_point_and_a_bin() -> None:
     }
     assert set(tables["roc"]["class"]) == set(tables["pr"]["class"]) == {"mel", "nv"}
     assert set(tables["reliability"]["class"]) == {"top label", "mel"}
+
+
+def test_the_answer_comes_first_and_names_the_worst_group() -> None:
+    rng = np.random.default_rng(0)
+    count = 200
+    labels = np.where(np.arange(count) % 2, "nv", "mel")
+    old = np.arange(count) % 4 < 2
+    melanoma = np.clip(rng.normal(np.where((labels == "mel") & ~old, 0.8, 0.4), 0.1), 0, 1)
+    rows = table().iloc[np.zeros(count, int)].reset_index(drop=True)
+    rows = rows.assign(
+        label=labels,
+        split="test",
+        image_id=[f"I{row}" for row in range(count)],
+        lesion_id=[f"L{row}" for row in range(count)],
+        age=np.where(old, 80.0, 40.0),
+    )
+    looked = seen(np.stack([melanoma, 1 - melanoma], axis=1))
+    evaluation = evaluation_of(contract(), rows, *looked, draws=100, rng=rng, prevalence={"mel": 0.1})
+    metrics = summarize(evaluation.predictions, [POINT], evaluation.measured) | {"model_sha256": "0"}
+    metrics |= further_metrics(evaluation) | {"prevalence": {"mel": 0.1}}
+    written = render(evaluation, metrics, rows, pngs={}, misses={})
+    words = " ".join(written.split())
+    assert "At its most careful threshold (mel), the model finds" in words
+    assert "It does worst for age: 75 and over" in words
+    assert "It does not judge 0.0% of the images." in words
+    assert "where 10.0% are" in words
+    worst = metrics["subgroups"]["worst"]
+    assert worst == {"attribute": "age", "group": "75 and over"}
+    assert metrics["subgroups"]["groups"]["age"]["75 and over"]["sensitivity"]["value"] < 0.2
+    assert metrics["shortcuts"]["lesion alone"]["auroc"]["value"] == metrics["auroc"]["macro"]["value"]
+    assert metrics["prediction_sets"]["all"]["coverage"]["value"] == 1
