@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, model_validator
 from dermtune.config import Config
 from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class, require_class
+from dermtune.metadata import SUSPICIOUS, metadata_aurocs
 from dermtune.progress import progress
 from dermtune.quality import check_images, refuse_bad_source
 from dermtune.shards import ImagePacker, PackedImages, places
@@ -75,6 +76,11 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     shares = (config.split.train, config.split.val, config.split.test)
     table = assign_splits(table, shares=shares, rng=np.random.default_rng(seed))
     write_table(table, out / "images.parquet")
+    told = metadata_aurocs(table)
+    with atomic_path(out / "metadata.csv") as temporary:
+        told.to_csv(temporary, index=False, float_format="%.4f")
+    for row in told[told["auroc"] > SUSPICIOUS].itertuples():
+        log.warning("warning: %s alone tells the diagnosis (macro AUROC %.3f)", row.meaning, row.auroc)
     with atomic_path(out / "quarantine.parquet") as temporary:
         columns = ["image_id", "path", "reason"]
         pd.DataFrame(quarantined, columns=columns).astype("string").to_parquet(temporary, index=False)
