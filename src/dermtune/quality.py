@@ -8,6 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+import numpy as np
+from numpy.typing import NDArray
+
+from dermtune.duplicates import make_print
 from dermtune.errors import SourceError
 from dermtune.labels import NAMES
 from dermtune.sources import SourceImage
@@ -29,6 +33,8 @@ class CheckedImage:
     data: bytes
     """The original bytes."""
     sha256: str
+    print: NDArray[np.uint8]
+    """As `duplicates.make_print` gives it."""
     width: int
     height: int
 
@@ -47,7 +53,7 @@ def check_image(image: SourceImage) -> CheckedImage | str:
     if float(pixels.std()) < _BLANK_STD:
         return "blank: all pixels have nearly the same colour"
     height, width = pixels.shape[:2]
-    return CheckedImage(data, hashlib.sha256(data).hexdigest(), width, height)
+    return CheckedImage(data, hashlib.sha256(data).hexdigest(), make_print(pixels), width, height)
 
 
 def _unusable_listing(image: SourceImage) -> str | None:

@@ -1,7 +1,7 @@
 """Group images that must not part, and split the groups by class."""
 
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,12 +31,19 @@ def join_groups(*keys: Sequence[Hashable | None]) -> NDArray[np.int64]:
         for row, key in enumerate(column)
         if key is not None
     ]
-    rows, others = np.array(links, dtype=np.int64).reshape(-1, 2).T
-    graph = coo_array((np.ones(len(rows)), (rows, others)), shape=(count, count))
-    _, group = connected_components(graph, directed=False)
+    group = join_pairs(count, links)
     _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
     groups: NDArray[np.int64] = np.argsort(np.argsort(first))[inverse]
     return groups
+
+
+def join_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """Group numbers (N,) of N images, of which pairs belong together, transitively."""
+    rows, others = np.array([*pairs], dtype=np.int64).reshape(-1, 2).T
+    graph = coo_array((np.ones(len(rows)), (rows, others)), shape=(count, count))
+    _, group = connected_components(graph, directed=False)
+    joined: NDArray[np.int64] = group.astype(np.int64)
+    return joined
 
 
 def split_groups(
@@ -89,16 +96,19 @@ def _allocate(count: int, shares: Sequence[float], name: str) -> NDArray[np.int6
     return parts + 1
 
 
-def assign_splits(table: pd.DataFrame, *, shares: Sequence[float], rng: np.random.Generator) -> pd.DataFrame:
-    """Fill in `group_id` and `split`: images of one lesion, one patient or one file's bytes stay together.
+def assign_splits(
+    table: pd.DataFrame, *, copies: Sequence[Hashable], shares: Sequence[float], rng: np.random.Generator
+) -> pd.DataFrame:
+    """Fill in `group_id` and `split`: images of one lesion, patient, file or photograph stay together.
 
     Args:
         table: with lesion_id, patient_id, sha256 and label.
+        copies: N keys; images that share one are copies of one photograph.
         shares: of train, val and test.
         rng: draws the order of the groups.
     """
     keys = table[["lesion_id", "patient_id", "sha256"]].astype(object)
-    groups = join_groups(*(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
+    groups = join_groups(copies, *(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
     split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng)
     return table.assign(group_id=[f"G{group:07d}" for group in groups], split=split)
 

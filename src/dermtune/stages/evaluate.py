@@ -19,6 +19,7 @@ from pydantic import Field
 from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.inference import appearances, look_at_images, probe_images
+from dermtune.leakage import require_no_leakage
 from dermtune.shards import PackedImages, places
 from dermtune.stages.ingest import IngestConfig, read_source
 from dermtune.table import check_table, read_table, table_sha256
@@ -48,6 +49,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
             trained on another image table.
         ImageError: an image can't be read.
     """
+    require_no_leakage(images)
     table = read_table(images / "images.parquet")
     graph, contract = _load(model)
     if contract.lineage.get("images_sha256") != table_sha256(images):
@@ -77,7 +79,7 @@ def evaluate_bundle(
     opened = Bundle.open(bundle, threads=1)
     with TemporaryDirectory() as folder:
         images = Path(folder)
-        table, quarantined = read_source(source, seed=seed, out=images)
+        table, _, quarantined = read_source(source, seed=seed, out=images)
         table = check_table(table.assign(split="test", group_id=table["lesion_id"]))
         log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
         sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()

@@ -40,10 +40,12 @@ def finetune(
     """
     from dermtune.checkpoint import Resume
     from dermtune.figures import learning_curves, write_figure
+    from dermtune.leakage import require_no_leakage
     from dermtune.tails import write_tails
     from dermtune.task import read_task
     from dermtune.training import train_ensemble
 
+    require_no_leakage(images)
     out.mkdir(parents=True, exist_ok=True)
     task = read_task(images, activations, backbone=backbone, seed=seed)
     lineage = task.lineage | {"finetune": config.model_dump()}

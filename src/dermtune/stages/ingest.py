@@ -15,15 +15,17 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, model_validator
 
 from dermtune.config import Config
+from dermtune.duplicates import find_duplicates
 from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class, require_class
+from dermtune.leakage import PRINTS
 from dermtune.metadata import SUSPICIOUS, metadata_aurocs
 from dermtune.progress import progress
 from dermtune.quality import check_images, refuse_bad_source
-from dermtune.shards import ImagePacker, PackedImages, places
+from dermtune.shards import ImagePacker, PackedImages, create_array, places
 from dermtune.sources import SourceImage
 from dermtune.sources.listing import SourceName, list_images
-from dermtune.splits import assign_splits
+from dermtune.splits import assign_splits, join_pairs
 from dermtune.table import SOURCE_COLUMNS, write_table
 from dermtune_bundle.decode import resize
 from dermtune_bundle.files import atomic_path
@@ -72,9 +74,18 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     from dermtune.figures import contact_sheet, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    table, quarantined = read_source(config, seed=seed, out=out)
+    table, prints, quarantined = read_source(config, seed=seed, out=out)
+    pairs = find_duplicates(prints)
+    with create_array(out / PRINTS, prints.shape, "uint8") as array:
+        array.append(prints)
     shares = (config.split.train, config.split.val, config.split.test)
-    table = assign_splits(table, shares=shares, rng=np.random.default_rng(seed))
+    copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
+    table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=np.random.default_rng(seed))
+    if pairs:
+        shown = ", ".join(
+            f"{table['image_id'][one]} and {table['image_id'][two]}" for one, two, _ in pairs[:3]
+        )
+        log.info("%d pairs show the same photograph and are kept together, such as %s", len(pairs), shown)
     write_table(table, out / "images.parquet")
     told = metadata_aurocs(table)
     with atomic_path(out / "metadata.csv") as temporary:
@@ -96,8 +107,10 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     log.info("%d images listed: %d kept, %d set aside", read, len(table), len(quarantined))
 
 
-def read_source(config: IngestConfig, *, seed: int, out: Path) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    """Check and pack a source's images; gives their table, without splits, and what was set aside.
+def read_source(
+    config: IngestConfig, *, seed: int, out: Path
+) -> tuple[pd.DataFrame, NDArray[np.uint8], list[dict[str, str]]]:
+    """Check and pack a source's images; gives their table, without splits, prints, and what was set aside.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
@@ -106,9 +119,9 @@ def read_source(config: IngestConfig, *, seed: int, out: Path) -> tuple[pd.DataF
     listed = list_images(
         config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
     )
-    kept, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
+    kept, prints, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
     refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
-    return pd.DataFrame(kept).assign(source=config.source), quarantined
+    return pd.DataFrame(kept).assign(source=config.source), np.stack(prints), quarantined
 
 
 def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[SourceImage]:
@@ -128,8 +141,8 @@ def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[Sou
 
 def _check_and_pack(
     images: list[SourceImage], out: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    kept, quarantined = [], []
+) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]], list[dict[str, str]]]:
+    kept, prints, quarantined = [], [], []
     checks = progress(check_images(images), "ingest", len(images))
     with ImagePacker(out) as packer:
         for image, checked in zip(images, checks, strict=True):
@@ -140,7 +153,8 @@ def _check_and_pack(
             row = {column: getattr(image, column) for column in SOURCE_COLUMNS}
             row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height}
             kept.append(row | {"shard": shard, "offset": offset, "size": size})
-    return kept, quarantined
+            prints.append(checked.print)
+    return kept, prints, quarantined
 
 
 def _examples(table: pd.DataFrame, folder: Path) -> tuple[list[list[NDArray[np.uint8]]], list[str]]:
