@@ -18,7 +18,7 @@ def images() -> list[np.ndarray]:
         for y, x in itertools.product(range(0, 330, 55), range(0, 540, 60)):
             side = 80 + int(rng.integers(20))
             part = np.ascontiguousarray(photo[y : y + side, x : x + side])
-            if part.std() > 40:
+            if part.mean(axis=2).std() > 30:
                 parts.append(part)
     return parts
 
