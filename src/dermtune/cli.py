@@ -265,6 +265,33 @@ def search(
         click.echo(f"{params}: the best values are written; `dvc repro` trains with them")
 
 
+@cli.group()
+def study() -> None:
+    """Studies beside the pipeline: they cost trainings, and change nothing."""
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--activations", type=Folder, default="data/embed", show_default=True, help="What embed wrote.")
+@click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True, default=(0.25, 0.5, 1.0))
+@click.option("--out", type=Folder, default="data/study", show_default=True, help="Folder to write.")
+def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, ...], out: Path) -> None:
+    """What would a leak have bought? Trains with shares of the test lesions among the training images.
+
+    All else is the same, so that what the metrics gain is what the leak pretends. The models are thrown away.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.study import run_leakage_study
+
+    for share, found in run_leakage_study(
+        choices, images=images, activations=activations, shares=shares, out=out
+    ).items():
+        click.echo(f"{share:.0%} of the test lesions leaked (first: none, second: these):")
+        for difference in found:
+            click.echo(f"  {difference.sentence()}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:
