@@ -49,6 +49,8 @@ class Miss:
     predicted: str
     """Title of the class that the model names."""
     jpeg: bytes
+    overlay: bytes
+    """The same, brighter where it speaks for the class that the model names; JPEG."""
 
 
 @dataclass(frozen=True)
@@ -266,7 +268,7 @@ def most_confident_misses(
     evaluation: Evaluation,
     point: OperatingPoint,
     image_ids: Sequence[str],
-    read: Callable[[int], NDArray[np.uint8]],
+    look: Callable[[int], tuple[NDArray[np.uint8], NDArray[np.floating]]],
 ) -> list[Miss]:
     """Images of the point's target that stay below its threshold, lowest first, at most a hundred.
 
@@ -274,21 +276,34 @@ def most_confident_misses(
         evaluation: N predictions.
         point: the target and its threshold.
         image_ids: N of them.
-        read: from a row to its image, uint8 (H, W, 3).
+        look: from a row to its image, uint8 (H, W, 3), and its activation maps (K, h, w).
     """
     scores, positive = evaluation.predictions.of(point.target)
     missed = np.flatnonzero(positive & (scores < point.threshold))
     lowest_first = missed[np.argsort(scores[missed], kind="stable")][:_MISSES]
-    named = evaluation.predictions.named
-    return [
-        Miss(
-            image_id=image_ids[row],
-            score=float(scores[row]),
-            predicted=evaluation.contract.classes[named[row]].title,
-            jpeg=_jpeg(resize(read(int(row)), _THUMBNAIL)),
-        )
-        for row in lowest_first
-    ]
+    return [_miss(evaluation, int(row), image_ids[row], float(scores[row]), look) for row in lowest_first]
+
+
+def _miss(
+    evaluation: Evaluation,
+    row: int,
+    image_id: str,
+    score: float,
+    look: Callable[[int], tuple[NDArray[np.uint8], NDArray[np.floating]]],
+) -> Miss:
+    image, activation = look(row)
+    named = int(evaluation.predictions.named[row])
+    small = resize(image, _THUMBNAIL)
+    overlaid = overlay(small, activation[named])
+    return Miss(image_id, score, evaluation.contract.classes[named].title, _jpeg(small), _jpeg(overlaid))
+
+
+def overlay(image: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """The image (S, S, 3), darker where a class's activation (h, w) is low: what is left lit speaks for it."""
+    positive = np.maximum(activation, 0).astype(np.float32)
+    scaled = Image.fromarray(positive / max(float(positive.max()), 1e-9))
+    light = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))[..., None]
+    return (image * (0.25 + 0.75 * light)).astype(np.uint8)
 
 
 def render(

@@ -13,6 +13,7 @@ from dermtune.report import (
     further_metrics,
     headline,
     most_confident_misses,
+    overlay,
     render,
 )
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
@@ -81,16 +82,15 @@ def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
     )
 
 
+def look(row: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full((40, 50, 3), row, np.uint8), np.ones((2, 3, 4))
+
+
 def page(points: tuple[OperatingPoint, ...] = (POINT,), *, source: str = "ham10000") -> str:
     evaluation = evaluated(points)
     metrics = summarize(evaluation.predictions, points, evaluation.measured) | {"model_sha256": "0" * 64}
     ids = list(table()["image_id"])
-    misses = {
-        point.name: most_confident_misses(
-            evaluation, point, ids, lambda row: np.full((40, 50, 3), row, np.uint8)
-        )
-        for point in points
-    }
+    misses = {point.name: most_confident_misses(evaluation, point, ids, look) for point in points}
     return render(evaluation, metrics, table(source), pngs={"roc": b"png", "other": b"x"}, misses=misses)
 
 
@@ -111,9 +111,7 @@ def test_hostile_names_stay_text() -> None:
 
 
 def test_the_report_shows_what_was_missed_and_how_sure_the_model_was() -> None:
-    misses = most_confident_misses(
-        evaluated(), POINT, list(table()["image_id"]), lambda row: np.full((40, 50, 3), row, np.uint8)
-    )
+    misses = most_confident_misses(evaluated(), POINT, list(table()["image_id"]), look)
 
     assert [(miss.image_id, miss.score, miss.predicted) for miss in misses] == [
         (HOSTILE, 0.05, "Nevus"),
@@ -222,3 +220,13 @@ def test_the_answer_comes_first_and_names_the_worst_group() -> None:
     assert metrics["subgroups"]["groups"]["age"]["75 and over"]["sensitivity"]["value"] < 0.2
     assert metrics["shortcuts"]["lesion alone"]["auroc"]["value"] == metrics["auroc"]["macro"]["value"]
     assert metrics["prediction_sets"]["all"]["coverage"]["value"] == 1
+
+
+def test_what_speaks_for_the_class_stays_lit() -> None:
+    image = np.full((80, 80, 3), 200, np.uint8)
+    activation = np.full((4, 4), -1.0)
+    activation[0, 0] = 5
+    lit = overlay(image, activation)
+    assert lit[2, 2].tolist() == [200, 200, 200]
+    assert lit[60, 60].tolist() == [50, 50, 50]
+    assert overlay(image, -np.ones((4, 4)))[0, 0].tolist() == [50, 50, 50], "nothing speaks for it"

@@ -118,8 +118,9 @@ def _measure(
         raise DataError(f"the test split {what}; map labels (ingest.label_map), or train on such images")
     packed, found = PackedImages(images), places(test)
 
-    def read(row: int) -> NDArray[np.uint8]:
-        return packed.decode(found[row])
+    def look(row: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+        image = packed.decode(found[row])
+        return image, graph.run(image).activation_map
 
     seen = look_at_images(graph, packed, found, description="evaluate")
     rng = np.random.default_rng(seed)
@@ -133,7 +134,7 @@ def _measure(
     metrics |= {"model_sha256": sha256, "prevalence": config.prevalence}
     pngs = {name: to_png(figure) for name, figure in draw_figures(evaluation).items()}
     misses = {
-        point.name: most_confident_misses(evaluation, point, list(test["image_id"]), read)
+        point.name: most_confident_misses(evaluation, point, list(test["image_id"]), look)
         for point in most_sensitive_of_each_target(contract.operating_points)
     }
     page = render(evaluation, metrics, table, pngs=pngs, misses=misses)
