@@ -299,7 +299,7 @@ def _miss(
 
 
 def overlay(image: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The image (S, S, 3), darker where a class's activation (h, w) is low: what is left lit speaks for it."""
+    """The image (S, S, 3), darker where a class's activation (h, w) is low: what stays lit speaks for it."""
     positive = np.maximum(activation, 0).astype(np.float32)
     scaled = Image.fromarray(positive / max(float(positive.max()), 1e-9))
     light = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))[..., None]
@@ -313,6 +313,7 @@ def render(
     *,
     pngs: Mapping[str, bytes],
     misses: Mapping[str, Sequence[Miss]],
+    quarantined: pd.DataFrame | None = None,
 ) -> str:
     """Write the report as one self-contained HTML page: no script, nothing fetched.
 
@@ -320,6 +321,7 @@ def render(
         evaluation: the predictions and what was measured on them.
         metrics: what metrics.json holds.
         table: the image table, all splits.
+        quarantined: what ingest set aside, with a `reason` each; None where that is not known.
         pngs: the figures by name; those that the page does not know are left out.
         misses: by operating point, the most confident ones first.
     """
@@ -357,10 +359,24 @@ def render(
         flagged=_records(evaluation.flagged),
         selective=_records(evaluation.selective),
         any_flag=ANY,
+        quarantined=None if quarantined is None else quarantined["reason"].value_counts().to_dict(),
+        people=_people(table),
         shortcuts=_records(evaluation.shortcuts),
         inside=evaluation.inside,
         covered=evaluation.covered,
     )
+
+
+def _people(table: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
+    """Images by attribute, group and split, of the attributes that the image table holds."""
+    groups = groups_of(table.assign(ita=np.nan, lesion_share=np.nan))
+    shown = [name for name in ATTRIBUTES if not name.startswith(("skin", "lesion"))]
+    return {
+        name: pd.crosstab(groups[name], table["split"])
+        .reindex(columns=["train", "val", "test"], fill_value=0)
+        .to_dict("index")
+        for name in shown
+    }
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -137,7 +137,9 @@ def _measure(
         point.name: most_confident_misses(evaluation, point, list(test["image_id"]), look)
         for point in most_sensitive_of_each_target(contract.operating_points)
     }
-    page = render(evaluation, metrics, table, pngs=pngs, misses=misses)
+    path = images / "quarantine.parquet"
+    quarantined = pd.read_parquet(path) if path.exists() else None
+    page = render(evaluation, metrics, table, pngs=pngs, misses=misses, quarantined=quarantined)
 
     with atomic_path(out / "predictions.parquet") as temporary:
         scores = pd.DataFrame(seen.probabilities, columns=classes)
