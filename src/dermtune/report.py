@@ -367,7 +367,7 @@ def render(
     )
 
 
-def _people(table: pd.DataFrame) -> dict[str, dict[str, dict[str, int]]]:
+def _people(table: pd.DataFrame) -> dict[str, Any]:
     """Images by attribute, group and split, of the attributes that the image table holds."""
     groups = groups_of(table.assign(ita=np.nan, lesion_share=np.nan))
     shown = [name for name in ATTRIBUTES if not name.startswith(("skin", "lesion"))]
