@@ -21,7 +21,16 @@ def references_of(table: pd.DataFrame) -> NDArray[np.int64]:
 
     Args:
         table: the validation images' rows of the image table.
+
+    Raises:
+        DataError: there are too few lesions.
     """
+    lesions = table["group_id"].nunique()
+    if lesions <= NEIGHBOR:
+        raise DataError(
+            f"calibration: {lesions} validation lesions are too few to know what is usual; re-run ingest"
+            " with a larger split.val"
+        )
     count = min(len(table), _MOST_REFERENCES)
     return np.linspace(0, len(table) - 1, count).round().astype(np.int64)
 
@@ -37,13 +46,8 @@ def choose_limits(
         false_alarms: the share of them that may be flagged in all.
 
     Raises:
-        DataError: there are too few images.
+        DataError: there are too few lesions.
     """
-    if table["group_id"].nunique() <= NEIGHBOR:
-        raise DataError(
-            f"calibration: {table['group_id'].nunique()} validation lesions are too few to know what is"
-            " usual; re-run ingest with a larger split.val"
-        )
     unit = seen.embeddings / np.linalg.norm(seen.embeddings, axis=1, keepdims=True)
     rows = references_of(table)
     reference = unit[rows]
