@@ -235,7 +235,7 @@ def forest(table: "pd.DataFrame", *, metrics: Sequence[str], titles: Mapping[str
                 low, high = (row[f"{metric}_{end}"] for end in ("low", "high"))
                 axes.plot([low, high], [place, place], color=BLUE, linewidth=1.2)
                 axes.plot(row[metric], place, color=BLUE, marker="o", markersize=4)
-        axes.set(title=metric, xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5))
+        axes.set(title=metric.replace("auroc", "AUROC"), xlim=(-0.02, 1.02), ylim=(len(rows) - 0.5, -0.5))
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
     labels = [name if row is None else f"{name}  (n = {row['images']:,})" for name, row in rows]

@@ -117,8 +117,12 @@ def measure_subgroups(
 
 
 def worst_group(table: pd.DataFrame, metric: str = "sensitivity") -> "dict[str, Any] | None":
-    """The row with the lowest value, of the groups that are large enough and known; None if there is none."""
+    """The row with the lowest value, of groups large enough and known that have another to be compared with.
+
+    None where there is none.
+    """
     known = table[(table["group"] != NOT_GIVEN) & table[metric].notna()]
+    known = known[known.groupby("attribute")["group"].transform("size") > 1]
     if known.empty:
         return None
     (row,) = known.iloc[[int(known[metric].to_numpy(float).argmin())]].to_dict("records")

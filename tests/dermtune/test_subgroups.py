@@ -100,6 +100,6 @@ def test_what_is_not_given_is_shown_last_and_compared_with_nothing() -> None:
     groups["sex"] = groups["sex"].replace("male", NOT_GIVEN)
     table = measure_subgroups(predictions, groups, POINT, draws=100, rng=np.random.default_rng(0))
     assert table["group"].tolist() == ["female", NOT_GIVEN]
-    assert worst_group(table)["group"] == "female"
+    assert worst_group(table) is None
     assert gaps(table)["sensitivity_gap"].isna().all()
     assert worst_group(table.iloc[:0]) is None
