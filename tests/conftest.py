@@ -45,6 +45,7 @@ def make_graph() -> MakeGraph:
         ]
         outputs = {
             probabilities: ["N", "K"],
+            "logits": ["N", "K"],
             "embedding": ["N", "F"],
             "activation_map": ["N", "K", "H", "W"],
             "distance": ["N"],
@@ -80,7 +81,7 @@ def tiny_manifest() -> Manifest:
             Diagnosis("bcc", "Basal cell carcinoma", malignant=True),
         ),
         input=InputSpec(size=224, color="RGB", resize="none: a mean of colours"),
-        calibration=Calibration("temperature", (0.8,) * 3, (0.0, -0.3, 0.1), 0.52, 0.47),
+        calibration=Calibration("temperature", (0.8,) * 3, (0.0, -0.3, 0.1), (0.0, -0.4, 0.1), 0.52, 0.47),
         operating_points=(
             OperatingPoint("mel", "mel", 0.5, "sensitivity >= 0.90 on validation", 0.92, 0.81),
         ),

@@ -72,24 +72,23 @@ class Deployable(nn.Module):
             # no two alike, no 0 and no 1: the exporter would join what is equal, drop what does nothing
             return 0.25 + 0.5 * torch.rand(*shape, generator=rng)
 
-        self.register_buffer("logit_scale", torch.full((classes,), 0.5))
+        self.register_buffer("logit_scale", room(classes))
         self.register_buffer("logit_shift", room(classes))
-        straight = torch.linspace(0, 1, KNOTS).expand(1, classes, KNOTS).clone()
-        self.register_buffer("given", straight)
-        self.register_buffer("found", straight / 2)
+        self.register_buffer("given", room(1, classes, KNOTS).sort(2).values)
+        self.register_buffer("found", room(1, classes, KNOTS).sort(2).values)
         self.register_buffer("reference", functional.normalize(room(features, references), dim=0))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Run the whole network on RGB images of one size.
 
         Args:
             image: uint8 (N, H, W, 3).
 
         Returns:
-            Probabilities (N, K), embedding (N, F), activation maps (N, K, h, w): what each place of the last
-            feature map adds to each class's logit (Zhou et al. 2016, Class Activation Mapping, eq. 2); and
-            distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest reference (Sun et
-            al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
+            Probabilities (N, K), logits (N, K), embedding (N, F), activation maps (N, K, h, w): what each
+            place of the last feature map adds to each class's logit (Zhou et al. 2016, Class Activation
+            Mapping, eq. 2); and distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest
+            reference (Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
             Means over test views and tails; the embedding has each tail's channels, one after the other.
         """
         size = [self.input_size, self.input_size]
@@ -108,7 +107,7 @@ class Deployable(nn.Module):
             probabilities = along / along.sum(1, keepdim=True)
         nearness = functional.normalize(embedding, dim=1) @ self.reference
         distance = 1 - nearness.topk(NEIGHBOR, dim=1).values[:, -1]
-        return probabilities, embedding, activation_map, distance
+        return probabilities, logits, embedding, activation_map, distance
 
     def _along_curves(self, probabilities: Tensor) -> Tensor:
         """Piecewise linear from `given` to `found`, of each class (N, K)."""
@@ -156,13 +155,6 @@ def export_deployable(module: Deployable, path: Path) -> None:
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     open_sizes = dict.fromkeys(range(3), torch.export.Dim.DYNAMIC)
     export_onnx(module.eval(), example, path, dynamic=open_sizes, inputs=[INPUT], outputs=list(OUTPUTS))
-
-
-def raw_logits(module: Deployable, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The logits (N, K), but for a constant, of what a graph says whose numbers were not set yet."""
-    logs = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny).astype(np.float64))
-    logits: NDArray[np.float64] = (logs - module.logit_shift.numpy()) / module.logit_scale.numpy()
-    return logits
 
 
 def graph_numbers(calibrator: Calibrator) -> dict[str, NDArray[np.floating]]:

@@ -132,20 +132,30 @@ def pr_curves(curves: Sequence[Curve], *, note: str) -> Figure:
 
 
 @_styled
-def reliability(panels: "Sequence[tuple[str, str, pd.DataFrame]]", *, note: str) -> Figure:
+def reliability(panels: Sequence[tuple[Any, ...]], *, note: str) -> Figure:
     """Given probability against what was so, and how many images each bin holds.
 
     Args:
-        panels: title, what the probability is of, and a table as of `metrics.reliability_table`, each.
+        panels: title, what the probability is of, and a table as of `metrics.reliability_table`, each; after
+            these, where there is one, that table without calibration.
         note: what n is and how the intervals were made.
     """
     figure = Figure(figsize=(4.2 * len(panels), 4.9), layout="constrained")
     grid = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(3, 1))
-    for (upper, lower), (title, what, table) in zip(grid.T, panels, strict=True):
+    for (upper, lower), (title, what, table, *before) in zip(grid.T, panels, strict=True):
         middle, width = (table["low"] + table["high"]) / 2, table["high"] - table["low"]
         below = np.clip(table["observed"] - table["observed_low"], 0, None)
         above = np.clip(table["observed_high"] - table["observed"], 0, None)
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="perfect")
+        for other in before:
+            upper.plot(
+                other["predicted"],
+                other["observed"],
+                color=VERMILION,
+                marker="x",
+                linewidth=0.9,
+                label="without calibration",
+            )
         upper.errorbar(
             table["predicted"],
             table["observed"],

@@ -26,6 +26,8 @@ class Looked:
 
     probabilities: NDArray[np.float64]
     """(N, K)"""
+    logits: NDArray[np.float64]
+    """(N, K)"""
     embeddings: NDArray[np.float32]
     """(N, F)"""
     distances: NDArray[np.float64]
@@ -59,6 +61,7 @@ def look_at_images(
     outputs = [output for output, _ in found]
     return Looked(
         np.array([output.probabilities for output in outputs], np.float64),
+        np.array([output.logits for output in outputs], np.float64),
         np.array([output.embedding for output in outputs], np.float32),
         np.array([output.distance for output in outputs], np.float64),
         [quality for _, quality in found],

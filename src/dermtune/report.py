@@ -16,16 +16,22 @@ from PIL import Image
 
 from dermtune import figures
 from dermtune.abstention import ANY, flags, measure_flags, risk_coverage
+from dermtune.calibration import softmax
 from dermtune.conformal import measure_sets
 from dermtune.figures import Curve, confusion_matrix, forest, pr_curves, reliability, roc_curves
 from dermtune.inference import Looked, Probed
 from dermtune.metrics import (
     Predictions,
     Sampled,
+    brier,
+    classwise_calibration_error,
     estimate,
+    expected_calibration_error,
     measure,
+    negative_log_likelihood,
     pr_table,
     reliability_table,
+    resample,
     roc_table,
     top_label,
 )
@@ -73,6 +79,10 @@ class Evaluation:
     """As of `abstention.measure_flags`."""
     selective: pd.DataFrame
     """As of `abstention.risk_coverage`."""
+    before: pd.DataFrame
+    """Reliability of the top label without calibration."""
+    uncalibrated: Mapping[str, Sampled]
+    """`ece, ece_classwise, nll, brier` without calibration."""
     shortcuts: pd.DataFrame
     """As of `shortcuts.measure_shortcuts`; the first row is the images as they are."""
     inside: float
@@ -137,6 +147,13 @@ def evaluation_of(
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
     bootstrap: dict[str, Any] = {"draws": draws, "rng": rng}
+    raw = softmax(seen.logits + np.array(contract.calibration.prior_shift))
+    errors = {
+        "ece": expected_calibration_error(raw, labels),
+        "ece_classwise": classwise_calibration_error(raw, labels),
+        "nll": negative_log_likelihood(raw, labels),
+        "brier": brier(raw, labels),
+    }
     point = _most_sensitive(contract.operating_points)
     groups = groups_of(test)
     variants = {"as they are": predictions} | {
@@ -157,6 +174,8 @@ def evaluation_of(
         subgroup_point=point,
         flagged=measure_flags(flags(contract.limits, seen), predictions, **bootstrap),
         selective=risk_coverage(predictions, **bootstrap),
+        before=reliability_table(*top_label(raw, labels), predictions.lesions, **bootstrap),
+        uncalibrated=resample(errors, predictions.lesions, **bootstrap),
         shortcuts=measure_shortcuts(variants, **bootstrap),
         inside=float(np.nanmean(probed.inside)),
         covered=float(probed.covered.mean()),
@@ -173,6 +192,7 @@ def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
         return rounded if rounded["value"] is not None else {**rounded, "reason": "too few lesions to judge"}
 
     found: dict[str, Any] = {
+        "uncalibrated": {name: _metric(one) for name, one in evaluation.uncalibrated.items()},
         "prediction_sets": {
             row["class"]: {name: numbers(row, name) for name in ("coverage", "mean_size")}
             for row in _records(evaluation.sets)
@@ -250,7 +270,10 @@ def draw_figures(evaluation: Evaluation) -> dict[str, Figure]:
     np.add.at(counts, (predictions.labels, predictions.named), 1)
     recalls = [_text(evaluation.measured["recall", known.name]) for known in classes]
     titles = {"top label": "Most probable class"} | _target_titles(evaluation.contract)
-    panels = [(titles[name], "probability given", table) for name, table in evaluation.reliability.items()]
+    panels: list[tuple[Any, ...]] = [
+        (titles[name], "probability given", table) for name, table in evaluation.reliability.items()
+    ]
+    panels[0] = (*panels[0], evaluation.before)
     return {
         "confusion": confusion_matrix(counts, [known.title for known in classes], recalls, note=note),
         "roc": roc_curves([c for known in classes if (c := _roc(evaluation, known))], note=note),
@@ -359,6 +382,7 @@ def render(
         flagged=_records(evaluation.flagged),
         selective=_records(evaluation.selective),
         any_flag=ANY,
+        uncalibrated={name: _metric(one) for name, one in evaluation.uncalibrated.items()},
         quarantined=None if quarantined is None else quarantined["reason"].value_counts().to_dict(),
         people=_people(table),
         shortcuts=_records(evaluation.shortcuts),
@@ -454,8 +478,13 @@ def _caption(evaluation: Evaluation, metric: str, known: Diagnosis) -> str:
 
 
 def _text(sampled: Sampled) -> str:
+    return with_interval(_metric(sampled))
+
+
+def _metric(sampled: Sampled) -> dict[str, float | None]:
     found = estimate(sampled)
-    return with_interval({"value": found.value, "low": found.low, "high": found.high})
+    numbers = {"value": found.value, "low": found.low, "high": found.high}
+    return {name: None if number is None else round(number, 6) for name, number in numbers.items()}
 
 
 def _jpeg(image: NDArray[np.uint8]) -> bytes:

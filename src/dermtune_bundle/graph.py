@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from dermtune_bundle.errors import BundleError
 
 INPUT: Final = "image"
-OUTPUTS: Final = ("probabilities", "embedding", "activation_map", "distance")
+OUTPUTS: Final = ("probabilities", "logits", "embedding", "activation_map", "distance")
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class GraphOutput:
 
     probabilities: NDArray[np.float32]
     """(K,) calibrated; they sum to one."""
+    logits: NDArray[np.float32]
+    """(K,) what the probabilities are made of."""
     embedding: NDArray[np.float32]
     """(F,) what the classifier sees."""
     activation_map: NDArray[np.float32]

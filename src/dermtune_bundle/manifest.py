@@ -67,7 +67,9 @@ class Calibration:
     logit_scale: tuple[float, ...]
     """(K,) what logits are multiplied by; of a temperature, its inverse for all."""
     logit_shift: tuple[float, ...]
-    """(K,) added then: undoes the class weights of training."""
+    """(K,) added then."""
+    prior_shift: tuple[float, ...]
+    """(K,) what would be added without calibration: undoes the class weights of training."""
     nll_before: float | None
     nll_after: float | None
 
@@ -181,7 +183,7 @@ class Contract:
         names = [known.name for known in self.classes]
         if len(names) < 2 or len({*names, MALIGNANT}) <= len(names):  # noqa: PLR2004 (one is no choice)
             raise _KeyProblem("classes", f"expected two or more different names, got {names}")
-        for name in ("logit_scale", "logit_shift"):
+        for name in ("logit_scale", "logit_shift", "prior_shift"):
             if len(getattr(self.calibration, name)) != len(names):
                 raise _KeyProblem(f"calibration.{name}", f"expected {len(names)} numbers, one a class")
         for index, known in enumerate(self.classes):

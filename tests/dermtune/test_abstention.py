@@ -12,7 +12,8 @@ LIMITS = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, fals
 
 def looked(distances: list[float], qualities: list[Quality]) -> Looked:
     count = len(distances)
-    return Looked(np.full((count, 2), 0.5), np.zeros((count, 3)), np.array(distances), qualities)
+    nothing = np.full((count, 2), 0.5)
+    return Looked(nothing, nothing, np.zeros((count, 3)), np.array(distances), qualities)
 
 
 def make(probabilities: np.ndarray, labels: list[int]) -> Predictions:

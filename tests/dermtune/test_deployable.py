@@ -84,11 +84,12 @@ def test_the_graph_gives_torchs_outputs_for_images_of_any_size(
     pixels = image(height, width)
     found = graph.run(pixels)
     with torch.inference_mode():
-        probabilities, embedding, activation_map, distance = (
+        probabilities, logits, embedding, activation_map, distance = (
             output[0].numpy() for output in module(torch.from_numpy(pixels)[None])
         )
     assert np.abs(found.probabilities - probabilities).max() < 1e-4
     assert np.ptp(probabilities) > 0.1
+    assert np.allclose(found.logits, logits, atol=1e-3)
     assert np.allclose(found.embedding, embedding, atol=1e-3)
     assert np.allclose(found.activation_map, activation_map, atol=1e-3)
     assert found.distance == pytest.approx(distance, abs=1e-4)
@@ -98,23 +99,23 @@ def test_the_graph_gives_torchs_outputs_for_images_of_any_size(
 def test_the_activation_map_adds_up_to_the_logits() -> None:
     module = make()
     with torch.inference_mode():
-        probabilities, _, activation_map, _ = module(torch.from_numpy(image(150, 200))[None])
+        probabilities, logits, _, activation_map, _ = module(torch.from_numpy(image(150, 200))[None])
     bias = torch.stack([tail.classifier.bias for tail in module.tails]).mean(0)
-    logits = activation_map.sum((2, 3)) + bias
+    assert torch.allclose(activation_map.sum((2, 3)) + bias, logits, atol=1e-4)
     assert torch.allclose((logits * 0.7 + torch.tensor(SHIFT)).softmax(1), probabilities, atol=1e-5)
 
 
 def test_the_distance_is_that_to_the_fifth_nearest_reference() -> None:
     module, pixels = make(test_views=1), torch.from_numpy(image(64, 64))[None]
     with torch.inference_mode():
-        _, embedding, _, distance = module(pixels)
+        _, _, embedding, _, distance = module(pixels)
         unit = embedding[0] / embedding[0].norm()
         others = torch.nn.functional.normalize(torch.randn(len(unit), REFERENCES), dim=0)
         others[:, :3] = unit[:, None]  # three twins do not make it near
         module.reference.copy_(others)
-        assert module(pixels)[3] == pytest.approx(1 - float((unit @ others).sort().values[-5]), abs=1e-5)
+        assert module(pixels)[4] == pytest.approx(1 - float((unit @ others).sort().values[-5]), abs=1e-5)
         module.reference[:, 10:12] = unit[:, None]
-        assert module(pixels)[3] == pytest.approx(0, abs=1e-5)
+        assert module(pixels)[4] == pytest.approx(0, abs=1e-5)
     assert 0 < distance < 2
 
 
@@ -145,16 +146,16 @@ def test_test_views_are_the_means_of_the_turned_image() -> None:
         torch.rot90(flipped, turns, (1, 2)) for flipped in (pixels, pixels.flip(2)) for turns in range(4)
     ]
     with torch.inference_mode():
-        probabilities, embedding, activation_map, _ = module(pixels)
+        probabilities, _, embedding, activation_map, _ = module(pixels)
         # but for a constant, which the softmax takes out
         logits = torch.stack([single(other)[0].log() for other in turned])
         expected = logits.mean(0).softmax(1)
         assert torch.allclose(probabilities, expected, atol=1e-5)
         assert not torch.allclose(probabilities, single(pixels)[0], atol=1e-3)
         assert torch.allclose(
-            embedding, torch.stack([single(other)[1] for other in turned]).mean(0), atol=1e-4
+            embedding, torch.stack([single(other)[2] for other in turned]).mean(0), atol=1e-4
         )
-        again, _, turned_map, _ = module(torch.rot90(pixels, 1, (1, 2)))
+        again, _, _, turned_map, _ = module(torch.rot90(pixels, 1, (1, 2)))
     assert torch.allclose(again, probabilities, atol=1e-5)
     assert torch.allclose(turned_map, torch.rot90(activation_map, 1, (2, 3)), atol=1e-4)
 

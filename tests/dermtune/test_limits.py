@@ -18,7 +18,8 @@ def make(count: int, seed: int, *, away: float = 0.0) -> Looked:
     qualities = [
         Quality(*one) for one in zip(rng.normal(8, 1, count), rng.normal(150, 20, count), strict=True)
     ]
-    return Looked(np.full((count, 2), 0.5), embeddings, np.zeros(count), qualities)
+    nothing = np.full((count, 2), 0.5)
+    return Looked(nothing, nothing, embeddings, np.zeros(count), qualities)
 
 
 def table(count: int, *, images: int = 1) -> pd.DataFrame:
@@ -47,7 +48,9 @@ def test_images_of_one_lesion_do_not_make_each_other_usual() -> None:
     lesions = make(150, 1).embeddings
     rng = np.random.default_rng(5)
     embeddings = (np.repeat(lesions, 10, axis=0) + rng.normal(0, 0.001, (1500, FEATURES))).astype(np.float32)
-    seen = Looked(np.empty((1500, 2)), embeddings, np.empty(1500), make(1500, 2).qualities)
+    seen = Looked(
+        np.empty((1500, 2)), np.empty((1500, 2)), embeddings, np.empty(1500), make(1500, 2).qualities
+    )
     limits, reference = choose_limits(seen, table(1500, images=10), false_alarms=0.05)
     new = distances(make(3000, 9), reference)
     assert (new > limits.distance).mean() < 0.06

@@ -43,7 +43,7 @@ def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
     return Contract(
         classes=(Diagnosis("mel", "Melanoma", malignant=True), Diagnosis("nv", "Nevus", malignant=False)),
         input=InputSpec(224, "RGB", "bilinear"),
-        calibration=Calibration("temperature", (1.0,) * 2, (0.0,) * 2, 0.6, 0.5),
+        calibration=Calibration("temperature", (1.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.6, 0.5),
         coverage=0.9,
         limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
         operating_points=points,
@@ -64,7 +64,9 @@ def table(source: str = "ham10000") -> pd.DataFrame:
 def seen(probabilities: np.ndarray) -> tuple[Looked, Probed]:
     """A good image each, of which nothing is hidden by painting it over."""
     count = len(probabilities)
-    looked = Looked(probabilities, np.zeros((count, 3)), np.zeros(count), [Quality(9.0, 120.0)] * count)
+    logits = np.log(np.maximum(probabilities, 1e-9))
+    good = [Quality(9.0, 120.0)] * count
+    looked = Looked(probabilities, logits, np.zeros((count, 3)), np.zeros(count), good)
     painted = {"lesion painted over": probabilities[::-1].copy(), "lesion alone": probabilities}
     return looked, Probed(painted, np.full(count, 0.8), np.full(count, 0.3))
 

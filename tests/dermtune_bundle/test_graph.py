@@ -52,8 +52,8 @@ def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
         ({"image": "input"}, "expected one input, image: uint8"),
         ({"dtype": onnx.TensorProto.FLOAT}, "expected one input, image: uint8"),
         (
-            {"probabilities": "logits_too"},
-            "expected float32 outputs probabilities, embedding, activation_map",
+            {"probabilities": "chances"},
+            "expected float32 outputs probabilities, logits, embedding, activation_map",
         ),
         ({"axes": (2, 3)}, "expected probabilities of shape .* with a fixed K"),
     ],

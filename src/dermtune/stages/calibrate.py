@@ -60,7 +60,6 @@ def calibrate(
         check_parity,
         export_deployable,
         graph_numbers,
-        raw_logits,
         set_numbers,
     )
     from dermtune.inference import look_at_images
@@ -91,16 +90,15 @@ def calibrate(
     with atomic_path(out / "model.onnx") as temporary:
         export_deployable(module, temporary)
         seen = look_at_images(Graph.open(temporary, threads=1), packed, found, description="calibrate")
-        logits = raw_logits(module, seen.probabilities)
         shift = prior_shift(trained.frequencies, trained.class_balance)
-        calibrator = fit_calibrator(logits, labels, method=config.method, shift=shift)
+        calibrator = fit_calibrator(seen.logits, labels, method=config.method, shift=shift)
         limits, reference = choose_limits(seen, table, false_alarms=config.false_alarms)
         set_numbers(module, temporary, graph_numbers(calibrator) | {"reference": reference})
         graph = Graph.open(temporary, threads=1)
         worst = check_parity(module, graph, (packed.decode(place) for place in found[:_PARITY_IMAGES]))
         log.info("model.onnx gives torch's probabilities within %.1e", worst)
-    probabilities = calibrator(logits)
-    before = log_loss(softmax(logits + shift), labels)
+    probabilities = calibrator(seen.logits)
+    before = log_loss(softmax(seen.logits + shift), labels)
     after = log_loss(probabilities, labels)
     log.info("calibration by %s: negative log-likelihood %.4f, was %.4f", config.method, after, before)
     weights = decision_weights(trained.frequencies, trained.decision_balance)
@@ -120,7 +118,12 @@ def calibrate(
         ),
         input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
         calibration=Calibration(
-            config.method, tuple(calibrator.scale.tolist()), tuple(calibrator.shift.tolist()), before, after
+            config.method,
+            tuple(calibrator.scale.tolist()),
+            tuple(calibrator.shift.tolist()),
+            tuple(shift.tolist()),
+            before,
+            after,
         ),
         operating_points=choose_operating_points(on_val, config.operating_points),
         coverage=config.coverage,

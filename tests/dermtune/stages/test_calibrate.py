@@ -108,6 +108,7 @@ def test_rare_classes_are_named_and_probabilities_are_not_shifted(
     scale = np.array(contract.calibration.logit_scale)
     assert np.ptp(scale) == 0, "one temperature"
     assert contract.calibration.logit_shift == pytest.approx(shift * scale)
+    assert contract.calibration.prior_shift == pytest.approx(shift)
 
 
 @pytest.mark.parametrize("method", ["vector", "isotonic"])

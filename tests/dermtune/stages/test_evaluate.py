@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
 
+from dermtune.duplicates import make_print
 from dermtune.errors import DataError
 from dermtune.shards import ImagePacker
 from dermtune.stages.evaluate import EvaluateConfig, evaluate, evaluate_bundle
@@ -24,7 +25,7 @@ FILES = {
     "predictions.parquet",
     "report.html",
     *(f"{name}.csv" for name in ("confusion", "roc", "pr", "reliability")),
-    *(f"{name}.csv" for name in ("prediction_sets", "subgroups", "abstention", "risk_coverage")),
+    *(f"{name}.csv" for name in ("prediction_sets", "subgroups", "abstention", "risk_coverage", "shortcuts")),
     *(f"{name}.png" for name in ("confusion", "roc", "pr", "reliability", "risk_coverage", "subgroups")),
 }
 
@@ -38,6 +39,7 @@ def write_graph(path: Path) -> None:
         helper.make_node("Div", ["first", "most"], ["melanoma"]),
         helper.make_node("Sub", ["one", "melanoma"], ["nevus"]),
         helper.make_node("Concat", ["melanoma", "nevus"], ["probabilities"], axis=1),
+        helper.make_node("Log", ["probabilities"], ["logits"]),
         helper.make_node("Unsqueeze", ["probabilities", "end"], ["activation_map"]),
         helper.make_node("ReduceMax", ["probabilities", "one_axis"], ["distance"], keepdims=0),
     ]
@@ -55,6 +57,7 @@ def write_graph(path: Path) -> None:
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", "H", "W", 3])],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
             helper.make_tensor_value_info("activation_map", TensorProto.FLOAT, ["N", 2, 1, 1]),
             helper.make_tensor_value_info("distance", TensorProto.FLOAT, ["N"]),
@@ -66,10 +69,13 @@ def write_graph(path: Path) -> None:
 
 
 def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel", "nv")) -> None:
+    count = len(classes)
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
-        calibration=Calibration("temperature", (1.0,) * len(classes), (0.0,) * len(classes), 0.6, 0.5),
+        calibration=Calibration(
+            "temperature", (1.0,) * len(classes), (0.0,) * len(classes), (0.0,) * len(classes), 0.6, 0.5
+        ),
         coverage=0.9,
         limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
@@ -93,7 +99,7 @@ REDS = {"mel": (200, 180, 60, 220), "nv": (30, 80, 150, 20)}  # one melanoma lie
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     """Four test images a class, in lesions of two, and one training image a class."""
-    folder, rows = tmp_path / "images", []
+    folder, rows, prints = tmp_path / "images", [], []
     places = [(label, "test", red) for label in REDS for red in REDS[label]]
     places += [(label, "train", 0) for label in REDS]
     with ImagePacker(folder) as packer:
@@ -105,6 +111,8 @@ def images(tmp_path: Path) -> Path:
             row |= {"image_id": f"image-{number}", "lesion_id": f"lesion-{number // 2}"}
             row |= {"group_id": f"lesion-{number // 2}-{split}", "source": "synthetic"}
             rows.append(row | {"shard": shard, "offset": offset, "size": size})
+            prints.append(make_print(np.asarray(Image.open(picture))))
+    np.save(folder / "prints.npy", np.stack(prints))
     write_table(pd.DataFrame(rows).infer_objects(), folder / "images.parquet")
     return folder
 
