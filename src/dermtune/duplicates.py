@@ -51,6 +51,8 @@ def find_duplicates(prints: Prints, others: Prints | None = None) -> list[Pair]:
     among = others is None
     others = prints if others is None else others
     found: dict[tuple[int, int], float] = {}
+    if not len(prints) or not len(others):
+        return []
     for symmetry in range(_SYMMETRIES):
         for first, second in _candidates(_coarse(prints), _coarse(_turn(others, symmetry))):
             if among and first >= second:

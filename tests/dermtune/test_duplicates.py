@@ -57,3 +57,9 @@ def test_copies_are_found_and_nothing_else(images: list[np.ndarray], change: str
 def test_blank_images_are_no_copies_of_anything(images: list[np.ndarray]) -> None:
     blank = make_print(np.full((50, 60, 3), 128, np.uint8))
     assert find_duplicates(np.stack([blank, blank, make_print(images[0])])) == []
+
+
+def test_of_no_images_none_are_copies() -> None:
+    nothing = np.empty((0, 48, 48), np.uint8)
+    assert find_duplicates(nothing) == []
+    assert find_duplicates(np.ones((2, 48, 48), np.uint8), nothing) == []

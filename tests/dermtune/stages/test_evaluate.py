@@ -73,9 +73,7 @@ def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel"
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
-        calibration=Calibration(
-            "temperature", (1.0,) * len(classes), (0.0,) * len(classes), (0.0,) * len(classes), 0.6, 0.5
-        ),
+        calibration=Calibration("temperature", (1.0,) * count, (0.0,) * count, (0.0,) * count, 0.6, 0.5),
         coverage=0.9,
         limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
@@ -213,8 +211,21 @@ def test_a_model_trained_on_another_split_is_refused(images: Path, model: Path, 
 def test_an_empty_test_split_is_refused(images: Path, model: Path, tmp_path: Path) -> None:
     table = pd.read_parquet(images / "images.parquet")
     write_table(table[table["split"] == "train"], images / "images.parquet")
+    prints = np.load(images / "prints.npy")
+    np.save(images / "prints.npy", prints[(table["split"] == "train").to_numpy()])
+    write_contract(model, images)
 
     with pytest.raises(DataError, match="test split is empty"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+
+
+def test_a_leak_stops_the_measurement(images: Path, model: Path, tmp_path: Path) -> None:
+    table = pd.read_parquet(images / "images.parquet")
+    table.loc[[0, 8], "lesion_id"] = "one"
+    write_table(table, images / "images.parquet")
+    write_contract(model, images)
+
+    with pytest.raises(DataError, match=r"image-0 \(test\) and image-8 \(train\) are of one lesion"):
         evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
 
 
