@@ -10,6 +10,7 @@ from dermtune.metrics import auroc
 
 SUSPICIOUS = 0.70
 """Macro AUROC on validation above which a column is reported: it tells more than it should."""
+_ENOUGH = 100  # validation images: of fewer, chance alone makes such areas
 _LEAF = 20  # images that a rule must hold for
 _FEATURES: Mapping[str, str] = {
     "size": "size of the file",
@@ -49,6 +50,16 @@ def metadata_aurocs(table: pd.DataFrame) -> pd.DataFrame:
     ]
     columns = ["column", "meaning", "auroc"]
     return pd.DataFrame(rows, columns=columns).sort_values("auroc", ascending=False, ignore_index=True)
+
+
+def suspicious(told: pd.DataFrame, *, images: int) -> pd.DataFrame:
+    """The columns that tell more than they should; none where there are too few validation images to say so.
+
+    Args:
+        told: as `metadata_aurocs` gives it.
+        images: how many validation images there are.
+    """
+    return told[(told["auroc"] > SUSPICIOUS) & (images >= _ENOUGH)]
 
 
 def _auroc_of(train: pd.DataFrame, val: pd.DataFrame, column: str) -> float | None:

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermtune.metadata import SUSPICIOUS, metadata_aurocs
+from dermtune.metadata import SUSPICIOUS, metadata_aurocs, suspicious
 
 COUNT = 600
 
@@ -42,6 +42,9 @@ def test_a_file_size_that_tells_the_diagnosis_is_found() -> None:
     first = metadata_aurocs(leaking).iloc[0]
     assert first["column"] == "size"
     assert first["auroc"] > SUSPICIOUS
+    told = metadata_aurocs(leaking)
+    assert suspicious(told, images=200)["column"].tolist() == ["size"]
+    assert suspicious(told, images=99).empty, "too few to say so"
 
 
 def test_a_source_of_one_class_is_found() -> None:

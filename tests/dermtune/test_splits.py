@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermtune.errors import DataError
-from dermtune.splits import assign_folds, join_groups, split_groups
+from dermtune.splits import assign_folds, join_groups, join_pairs, split_groups
 from dermtune.table import SPLITS
 
 SHARES = (0.70, 0.15, 0.15)
@@ -67,6 +67,14 @@ def test_a_group_of_two_classes_counts_as_the_rarer() -> None:
     labels = ["nv"] * 30 + ["nv", "mel"] * 3
     split = split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(1))
     assert set(split[np.array(labels) == "mel"]) == set(SPLITS)
+
+
+def test_pairs_are_joined_transitively() -> None:
+    groups = join_pairs(6, [(0, 3), (3, 5), (1, 2)])
+    assert len(set(groups)) == 3
+    assert groups[0] == groups[3] == groups[5]
+    assert groups[1] == groups[2]
+    assert len(set(join_pairs(3, []))) == 3
 
 
 def test_the_seed_alone_decides_the_split() -> None:

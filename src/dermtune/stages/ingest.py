@@ -19,7 +19,7 @@ from dermtune.duplicates import find_duplicates
 from dermtune.errors import ConfigError
 from dermtune.labels import lesion_class, require_class
 from dermtune.leakage import PRINTS
-from dermtune.metadata import SUSPICIOUS, metadata_aurocs
+from dermtune.metadata import metadata_aurocs, suspicious
 from dermtune.progress import progress
 from dermtune.quality import check_images, refuse_bad_source
 from dermtune.shards import ImagePacker, PackedImages, create_array, places
@@ -82,15 +82,13 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
     table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=np.random.default_rng(seed))
     if pairs:
-        shown = ", ".join(
-            f"{table['image_id'][one]} and {table['image_id'][two]}" for one, two, _ in pairs[:3]
-        )
-        log.info("%d pairs show the same photograph and are kept together, such as %s", len(pairs), shown)
+        first, second = (table["image_id"][row] for row in pairs[0][:2])
+        log.info("%d pairs of copies are kept together, such as %s and %s", len(pairs), first, second)
     write_table(table, out / "images.parquet")
     told = metadata_aurocs(table)
     with atomic_path(out / "metadata.csv") as temporary:
         told.to_csv(temporary, index=False, float_format="%.4f")
-    for row in told[told["auroc"] > SUSPICIOUS].itertuples():
+    for row in suspicious(told, images=int((table["split"] == "val").sum())).itertuples():
         log.warning("warning: %s alone tells the diagnosis (macro AUROC %.3f)", row.meaning, row.auroc)
     with atomic_path(out / "quarantine.parquet") as temporary:
         columns = ["image_id", "path", "reason"]

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from sklearn.datasets import load_sample_image
 
 from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
@@ -90,6 +91,39 @@ def test_no_lesion_or_patient_is_in_two_splits_and_every_class_in_all(ingested: 
     assert (table.groupby("lesion_id")["image_id"].count() >= 2).all()
 
 
+def test_copies_under_other_lesion_ids_stay_in_one_split(
+    params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source)
+    images = source / "HAM10000_images_part_1"
+    original = Image.fromarray(load_sample_image("flower.jpg")).resize((192, 144))
+    original.save(images / "ISIC_0000000.jpg")
+    copies = [f"ISIC_{number:07d}" for number in (12, 24, 36, 48, 60, 72, 84, 96)]  # each of another lesion
+    for number, name in enumerate(copies):
+        turned = original.transpose(list(Image.Transpose)[number % 7])
+        turned.resize((96, 72)).save(images / f"{name}.jpg", quality=90)
+    caplog.set_level("INFO", "dermtune")
+    ingest(config(params, source), seed=1, out=out)
+    table = read_table(out / "images.parquet").set_index("image_id")
+    assert len(set(table.loc[["ISIC_0000000", *copies], "group_id"])) == 1
+    assert "pairs of copies are kept together, such as ISIC_0000000 and ISIC_0000012" in caplog.text
+
+
+def test_metadata_that_tells_the_diagnosis_is_said(
+    params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source, lesions=360)
+    metadata = source / "HAM10000_metadata.csv"
+    metadata.write_text(metadata.read_text().replace("mel,histo,50,male", "mel,histo,80,male"))
+    ingest(config(params, source), seed=1, out=out)
+    told = pd.read_csv(out / "metadata.csv").set_index("column")["auroc"]
+    assert told["age"] == 1
+    assert "warning: age alone tells the diagnosis (macro AUROC 1.000)" in caplog.text
+    assert told["size"] < 0.7
+
+
 def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: Path) -> None:
     source = tmp_path / "source"
     write_ham10000(source)
@@ -101,6 +135,8 @@ def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: 
         "contact_sheet.png",
         "images-000.tar",
         "images.parquet",
+        "metadata.csv",
+        "prints.npy",
         "quarantine.parquet",
         "summary.json",
     ]
