@@ -4,8 +4,8 @@
 
 A third of HAM10000's training lesions and half of the epochs, as in a trial of `dermtune search`; with
 `--images 1400`, a quarter, all of it takes 40 minutes on two cores. The figures are those of the epoch that
-would be kept. The first rows are the recipe of params.yaml from three seeds: they differ by chance alone, and so
-may any other row.
+would be kept. The first rows are the recipe of params.yaml from three seeds: they differ by chance alone, and
+so may any other row.
 """
 
 from collections.abc import Mapping
