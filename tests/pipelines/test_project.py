@@ -71,7 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         finetune={"epochs": 2},
         search={
             "trials": 2,
-            "part": 2,
+            "part": 1,
             "epochs": 1,
             "space": {"lr": {"low": 0.001, "high": 0.1, "log": True}},
         },
