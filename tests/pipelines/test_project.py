@@ -14,7 +14,7 @@ from pipelines.train import read_graph, train
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[2]
-STAGES = ["ingest", "augment", "embed", "finetune", "evaluate", "export"]
+STAGES = ["ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export"]
 BIN = Path(sys.executable).parent
 
 
@@ -115,7 +115,7 @@ def test_a_second_repro_runs_nothing(clean: Path) -> None:
 
 def test_another_learning_rate_runs_finetune_and_what_follows(clean: Path) -> None:
     set_params(clean, finetune={"lr": 0.0005})
-    assert stages_run(run(clean, "dvc", "repro").stdout) == ["finetune", "evaluate", "export"]
+    assert stages_run(run(clean, "dvc", "repro").stdout) == ["finetune", "calibrate", "evaluate", "export"]
     difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)
     assert list(difference["params.yaml"]) == ["finetune.lr"]
     assert difference["params.yaml"]["finetune.lr"]["new"] == 0.0005
@@ -125,7 +125,7 @@ def test_another_learning_rate_runs_finetune_and_what_follows(clean: Path) -> No
 
 def test_an_experiment_is_run_and_shown(clean: Path) -> None:
     ran = run(clean, "dvc", "exp", "run", "--name", "gentle", "--set-param", "finetune.lr=1e-4")
-    assert stages_run(ran.stdout) == ["finetune", "evaluate", "export"]
+    assert stages_run(ran.stdout) == ["finetune", "calibrate", "evaluate", "export"]
     rows = list(csv.DictReader(run(clean, "dvc", "exp", "show", "--csv").stdout.splitlines()))
     (row,) = [row for row in rows if row["Experiment"] == "gentle"]
     assert float(row["finetune.lr"]) == 1e-4

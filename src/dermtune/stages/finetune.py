@@ -45,9 +45,9 @@ def finetune(
     from dermtune.task import read_task
     from dermtune.training import train_ensemble
 
-    require_no_leakage(images)
     out.mkdir(parents=True, exist_ok=True)
     task = read_task(images, activations, backbone=backbone, seed=seed)
+    require_no_leakage(images)
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
     cross_validation = _cross_validate(config, task, seed=seed, out=out, resume=resume)

@@ -49,7 +49,7 @@ def test_the_bundle_opens_and_holds_the_evaluated_graph_and_metrics(inputs: Inpu
     assert bundle.manifest.metrics == json.loads((inputs["evaluation"] / "metrics.json").read_text())
     assert bundle.manifest.name == "dermtune-3-classes"
     names = {path.name for path in inputs["out"].iterdir()}
-    assert names == {"model.onnx", "bundle.json", "MODEL_CARD.md", "SHA256SUMS"}
+    assert names == {"model.onnx", "bundle.json", "MODEL_CARD.md", "MODEL_CARD.html", "SHA256SUMS"}
 
 
 def test_exporting_twice_gives_the_same_version(inputs: Inputs) -> None:
