@@ -18,7 +18,7 @@ from dermtune.search_space import Number, Sampler, Space
 
 log = logging.getLogger(__name__)
 
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+_DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 _STARTUP_TRIALS = 8  # drawn at random before TPE has something to learn from
 _UNPRUNED_TRIALS = 4  # seen at an epoch before any is stopped there
 
@@ -34,28 +34,26 @@ class Halving(optuna.pruners.BasePruner):
 
     def __init__(self, epochs: int, *, unpruned: int) -> None:
         """No trial of so many epochs is stopped in the first `unpruned` ones."""
-        self._rungs = {
-            epoch for third in (1, 2) if unpruned < (epoch := math.ceil(third * epochs / 3)) < epochs
-        }
+        thirds = (math.ceil(epochs / 3), math.ceil(2 * epochs / 3))
+        self._rungs = {epoch for epoch in thirds if unpruned < epoch < epochs}
 
     def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
         """Is this trial to be stopped, by what it has reported?"""
         epoch = trial.last_step
         if epoch not in self._rungs:
             return False
-        done = study.get_trials(deepcopy=False, states=DONE)
+        done = study.get_trials(deepcopy=False, states=_DONE)
         others = [one.intermediate_values[epoch] for one in done if epoch in one.intermediate_values]
         enough = len(others) >= _UNPRUNED_TRIALS
         return enough and trial.intermediate_values[epoch] < statistics.median(others)
 
 
-def open_study(storage: Path, name: str, *, seed: int, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+def open_study(storage: Path, name: str, *, pruner: optuna.pruners.BasePruner) -> optuna.Study:
     """Open or begin a study that maximises a score.
 
     Args:
         storage: an SQLite file; what it holds already is resumed.
         name: of the study, unlike for whatever makes scores incomparable.
-        seed: of the random forest behind the importances, kept with the study.
         pruner: stops poor trials early.
     """
     storage.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +65,6 @@ def open_study(storage: Path, name: str, *, seed: int, pruner: optuna.pruners.Ba
         load_if_exists=True,
         pruner=pruner,
     )
-    study.set_user_attr("seed", seed)
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off when the run before was
         study.tell(trial.number, state=TrialState.FAIL)
     return study
@@ -104,8 +101,8 @@ def run_trials(
     def objective(trial: optuna.Trial) -> float:
         return score({name: values.suggest(trial, name) for name, values in space.items()}, trial)
 
-    before, began = len(study.get_trials(deepcopy=False, states=DONE)), time.monotonic()
-    while (done := len(study.get_trials(deepcopy=False, states=DONE))) < trials:
+    before, began = len(study.get_trials(deepcopy=False, states=_DONE)), time.monotonic()
+    while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
         study.sampler = _sampler(sampler, (seed + done) % 2**32)
         waiting = study.get_trials(deepcopy=False, states=[TrialState.WAITING])  # for a run that was killed
         if sampler == "grid":
@@ -118,7 +115,7 @@ def run_trials(
         elif done == 0 and not waiting and all(values.holds(start[name]) for name, values in space.items()):
             study.enqueue_trial(dict(start), skip_if_exists=False)
         study.optimize(objective, n_trials=1)
-        if (last := study.get_trials(deepcopy=False)[-1]).state not in DONE:
+        if (last := study.get_trials(deepcopy=False)[-1]).state not in _DONE:
             raise DataError(f"search: the score of a trial is no number; its values are {last.params}")
         taken = time.monotonic() - began
         minutes = taken / (done + 1 - before) * (trials - done - 1) / 60
@@ -127,7 +124,7 @@ def run_trials(
 
 def _combinations_left(study: optuna.Study, space: Space, seed: int) -> list[dict[str, Number]]:
     """Those that no trial has tried to its end, in an order that the seed draws."""
-    tried = [trial.params for trial in study.get_trials(deepcopy=False, states=DONE)]
+    tried = [trial.params for trial in study.get_trials(deepcopy=False, states=_DONE)]
     values = (choices.ends() for choices in space.values())
     combinations = [dict(zip(space, chosen, strict=True)) for chosen in itertools.product(*values)]
     random.Random(seed).shuffle(combinations)
@@ -156,12 +153,12 @@ def trials_table(study: optuna.Study) -> pd.DataFrame:
             "score": max(trial.intermediate_values.values(), default=trial.value),
             **trial.params,
         }
-        for trial in study.get_trials(deepcopy=False, states=DONE)
+        for trial in study.get_trials(deepcopy=False, states=_DONE)
     ]
     return pd.DataFrame(rows).sort_values("score", ascending=False, kind="stable", ignore_index=True)
 
 
-def importances(study: optuna.Study) -> dict[str, float]:
+def importances(study: optuna.Study, *, seed: int) -> dict[str, float]:
     """Share of the scores' variance that each value explains, largest first; empty of too few trials.
 
     Source: Hutter, Hoos and Leyton-Brown, An Efficient Approach for Assessing Hyperparameter Importance, ICML
@@ -170,7 +167,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
     complete = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     if len({trial.value for trial in complete}) < 2:  # noqa: PLR2004 (nothing to explain)
         return {}
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=study.user_attrs["seed"] % 2**31)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed % 2**31)
     return optuna.importance.get_param_importances(study, evaluator=evaluator)
 
 

@@ -129,7 +129,7 @@ def require_every_class(labels: Sequence[str], groups: Sequence[str], *, folds: 
     if of_class.min() < folds:
         raise DataError(
             f"{key}: class {of_class.idxmin()!r} has {of_class.min()} training lesions or patients,"
-            f" fewer than {folds}; lower it"
+            f" fewer than {folds} folds; lower it"
         )
 
 

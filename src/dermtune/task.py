@@ -22,7 +22,6 @@ _MODULES = (
     "dermtune.cross_validation",
     "dermtune.metrics",
     "dermtune.splits",
-    "dermtune.stages.search",
     "dermtune.task",
     "dermtune.training",
 )

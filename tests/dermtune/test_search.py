@@ -26,8 +26,8 @@ def score(values: dict[str, Number], trial: optuna.Trial) -> float:
     return best
 
 
-def open_one(folder: Path, *, seed: int = 1, unpruned: int = 0) -> optuna.Study:
-    return open_study(folder / "search.db", "one", seed=seed, pruner=Halving(EPOCHS, unpruned=unpruned))
+def open_one(folder: Path, *, unpruned: int = 0) -> optuna.Study:
+    return open_study(folder / "search.db", "one", pruner=Halving(EPOCHS, unpruned=unpruned))
 
 
 def search(
@@ -90,9 +90,10 @@ def test_no_trial_is_stopped_in_its_first_epochs(tmp_path: Path) -> None:
 
 
 def test_the_largest_seed_will_do(tmp_path: Path) -> None:
-    study = open_one(tmp_path, seed=2**32 - 1)
+    study = open_one(tmp_path)
     run_trials(study, score, SPACE, start=START, sampler="random", trials=3, seed=2**32 - 1)
     assert len(history(study)) == 3
+    assert set(importances(study, seed=2**32 - 1)) == set(SPACE)
 
 
 def test_a_score_that_is_no_number_is_said(tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ def test_a_grid_that_was_cut_off_misses_nothing(tmp_path: Path) -> None:
 
 def test_another_search_in_the_same_file_is_apart(tmp_path: Path) -> None:
     search(tmp_path, 2)
-    another = open_study(tmp_path / "search.db", "another", seed=1, pruner=Halving(EPOCHS, unpruned=0))
+    another = open_study(tmp_path / "search.db", "another", pruner=Halving(EPOCHS, unpruned=0))
     assert history(another) == []
 
 
@@ -184,7 +185,7 @@ def test_no_complete_trial_is_said(tmp_path: Path) -> None:
 
 
 def test_importances_tell_what_matters_and_nothing_of_too_few_trials(tmp_path: Path) -> None:
-    found = importances(search(tmp_path, 25))
+    found = importances(search(tmp_path, 25), seed=1)
     assert list(found) == ["lr", "dropout"]
     assert found["lr"] > 0.5
-    assert importances(search(tmp_path / "few", 1)) == {}
+    assert importances(search(tmp_path / "few", 1), seed=1) == {}

@@ -104,6 +104,14 @@ def test_batches_are_the_rows_in_order_and_in_memory(tmp_path: Path, size: int) 
     assert not any(isinstance(batch, np.memmap) for batch in batches)
 
 
+def test_a_part_of_an_array_is_refused(tmp_path: Path) -> None:
+    """It would be read from the file's start."""
+    np.save(tmp_path / "a.npy", np.arange(10))
+    for part in (open_array(tmp_path / "a.npy")[5:], np.arange(10)):
+        with pytest.raises(TypeError, match="a whole array that open_array gave"):
+            list(read_batches(part, 2))
+
+
 def test_an_array_that_is_cut_off_is_named(tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
     np.save(path, np.zeros((100, 1000)))

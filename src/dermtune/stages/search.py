@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 
 from dermtune.config import BackboneConfig, Config
 from dermtune.errors import DataError
+from dermtune.fingerprint import code_fingerprint
 from dermtune.recipe import FinetuneConfig
 from dermtune.search_space import Choices, Number, Sampler, Span
 from dermtune_bundle.files import atomic_path
@@ -74,7 +75,7 @@ def search(
     import torch
 
     from dermtune.figures import parameter_importances, trial_coordinates, trial_history, write_figure
-    from dermtune.search import DONE, Halving, best_values, importances, open_study, run_trials, trials_table
+    from dermtune.search import Halving, best_values, importances, open_study, run_trials, trials_table
     from dermtune.splits import assign_folds, require_every_class
     from dermtune.task import read_task
     from dermtune.training import train_tail
@@ -115,13 +116,14 @@ def search(
 
     made_from = task.lineage | {
         "search": config.model_dump(exclude={"trials"}),
+        "search_code_sha256": code_fingerprint("dermtune.search", "dermtune.search_space", __name__),
         "finetune": recipe.model_dump(
             exclude={*config.space, *_FIXED}
         ),  # what a trial changes is no part of it
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     pruner = Halving(config.epochs, unpruned=recipe.head_epochs)
-    study = open_study(storage, study_name, seed=seed, pruner=pruner)
+    study = open_study(storage, study_name, pruner=pruner)
     run_trials(
         study,
         score,
@@ -138,12 +140,12 @@ def search(
     with atomic_path(out / "best.json") as temporary:
         temporary.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     write_figure(trial_history(trials), out / "history.png")
-    write_figure(parameter_importances(importances(study)), out / "importance.png")
+    write_figure(parameter_importances(importances(study, seed=seed)), out / "importance.png")
     logarithmic = {key for key, values in config.space.items() if isinstance(values, Span) and values.log}
     write_figure(trial_coordinates(trials, logarithmic), out / "parallel_coordinate.png")
     log.info(
         "best of %d trials: %.4f, the mean of macro AUROC and balanced accuracy on validation, with %s",
-        len(study.get_trials(deepcopy=False, states=DONE)),
+        len(trials),
         study.best_value,
         best,
     )

@@ -84,7 +84,7 @@ def test_activations_of_fewer_images_are_refused(
 
 
 def test_more_folds_than_lesions_are_refused(params: Params, larger: Path, tmp_path: Path) -> None:
-    message = r"finetune\.folds: class '\w+' has \d+ training lesions or patients, fewer than 20"
+    message = r"finetune\.folds: class '\w+' has \d+ training lesions or patients, fewer than 20 folds"
     with pytest.raises(DataError, match=message):
         _run(params, tmp_path, images=larger / "ingest", activations=larger / "embed", folds=20)
 

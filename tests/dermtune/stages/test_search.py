@@ -45,7 +45,11 @@ def test_it_writes_its_trials_its_winner_and_plots(params: Params, larger: Path,
     complete = trials[trials["state"] == "complete"]
     assert best["lr"] == pytest.approx(complete.iloc[0]["lr"], rel=0.01)
     assert json.loads((out / "best.json").read_text()) == best
-    assert (out / "history.png").is_file()
+    assert {path.name for path in out.glob("*.png")} == {
+        "history.png",
+        "importance.png",
+        "parallel_coordinate.png",
+    }
 
 
 def test_a_trial_learns_from_its_part_of_the_lesions(
