@@ -1,15 +1,18 @@
 """What several test modules share: a tiny real graph and bundle."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.manifest import (
     NOTICE,
     Calibration,
     Diagnosis,
+    GoldenCase,
     InputSpec,
     Limits,
     Manifest,
@@ -87,6 +90,7 @@ def tiny_manifest() -> Manifest:
         ),
         coverage=0.9,
         limits=Limits(distance=2.6, sharpness=0.0, darkest=10.0, brightest=245.0, false_alarms=0.05),
+        golden=(GoldenCase("golden-0.png", (0.665241, 0.244728, 0.090031)),),  # softmax of 2, 1, 0
         lineage={"backbone": {"name": "mean colour", "cut": 0}, "images": {"train": {"mel": 7, "nv": 9}}},
         metrics={
             "auroc": {"macro": {"value": 0.9, "low": 0.8, "high": 0.95}},
@@ -95,9 +99,20 @@ def tiny_manifest() -> Manifest:
     )
 
 
+@pytest.fixture(scope="session")
+def tiny_golden() -> bytes:
+    """The image of the tiny bundle's golden case, a PNG."""
+    file = io.BytesIO()
+    Image.new("RGB", (56, 40), (200, 100, 0)).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture
-def tiny_bundle(tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest) -> Path:
+def tiny_bundle(
+    tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest, tiny_golden: bytes
+) -> Path:
     """A bundle's folder; with its graph, red images are mel, green ones nv and blue ones bcc."""
     folder = tmp_path / "bundle"
-    write_bundle(folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n")
+    files = {"golden-0.png": tiny_golden}
+    write_bundle(folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n", further=files)
     return folder

@@ -6,6 +6,7 @@ The only module of the package that prints. Heavy imports wait until a command r
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ def _in(name: str, what: str) -> Callable[[F], F]:
 
 
 _out = _in("--out", "Folder to write.")
+_key = click.option("--key", type=Folder, help="Public key that must have signed the bundle, else it is refused.")
 _params = click.option("--params", type=Folder, default="params.yaml", show_default=True, help="The choices.")
 
 
@@ -322,56 +324,87 @@ def summary(data: Path) -> None:
 @click.argument("bundle", type=Folder)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=Folder)
 @click.option(
-    "--format", "kind", type=click.Choice(["table", "jsonl", "csv"]), default="table", show_default=True
+    "--format", "kind", type=click.Choice(["table", "jsonl", "csv", "parquet"]), default="table", show_default=True
 )
 @click.option(
     "--output", "-o", type=Folder, help="Write to this file instead of the terminal, whole or not at all."
 )
-def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | None) -> None:
+@click.option("--overlays", type=Folder, help="Write a picture of where the model looked here, one an image.")
+@_key
+def predict(
+    bundle: Path,
+    paths: tuple[Path, ...],
+    kind: str,
+    output: Path | None,
+    overlays: Path | None,
+    key: Path | None,
+) -> None:
     """Classify images with a bundle that `dermtune export` wrote.
 
-    BUNDLE is the bundle's folder; it is verified first. Each PATH is an image (JPEG, PNG, BMP, TIFF, WebP) or
-    a folder, searched through and through. An image that cannot be read is named on standard error, the
-    others go on, and the exit code is 2.
+    BUNDLE is the bundle's folder or .zip; it is verified first. Each PATH is an image (JPEG, PNG, BMP, TIFF,
+    WebP, DICOM; HEIC with the extra [heic]), a folder, searched through and through, or a .csv list with a
+    column `path`. An image that cannot be read is named on standard error, the others go on, and the exit
+    code is 2.
 
     \b
     Examples:
       dermtune predict data/export lesion.jpg
       dermtune predict data/export images/ --format jsonl --output answers.jsonl
+      dermtune predict bundle.zip list.csv --key clinic.pub --overlays looked/
 
     Each line of jsonl has path, predicted, malignant_probability, probabilities (class to calibrated
     probability), decisions (operating point to true or false), prediction_set (the classes that cannot be
-    ruled out), abstain (why the answer is not to be relied on; empty: nothing speaks against it), bundle and
-    notice; csv has the same columns.
+    ruled out), abstain (why the answer is not to be relied on; empty: nothing speaks against it), distance
+    (how unlike the images that the model knows), bundle and notice; csv and parquet have the same columns.
 
     Research use only: not for diagnosis.
     """  # noqa: D301 (click's mark of lines to be left as they are)
     from dermtune_bundle.bundle import Bundle
     from dermtune_bundle.errors import ImageError
-    from dermtune_bundle.predict import predict_files, record, write_csv, write_jsonl
+    from dermtune_bundle.files import atomic_path
+    from dermtune_bundle.predict import (
+        overlay_path,
+        predict_files,
+        record,
+        write_csv,
+        write_jsonl,
+        write_parquet,
+    )
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, key=key)
     found = _find_images(paths)
-    if output and output.absolute().is_relative_to(bundle.absolute()):
-        raise DermtuneError(f"{output}: lies in the bundle, which must stay as it is; write elsewhere")
+    for place in (output, overlays):
+        if place and place.absolute().is_relative_to(bundle.absolute()):
+            raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
+    if kind == "parquet" and output is None:
+        raise click.UsageError("--format parquet needs --output")
     failed = 0
 
     def answers(images: Iterable[Path]) -> Iterator[dict[str, Any]]:
         nonlocal failed
-        for path, outcome in predict_files(opened, images):
+        for path, outcome in predict_files(opened, images, overlays=overlays):
             if isinstance(outcome, ImageError):
                 failed += 1
                 click.echo(f"error: {outcome}", err=True)
             else:
-                yield record(opened, path, outcome)
+                row = record(str(path), opened, outcome)
+                yield row if overlays is None else row | {"overlay": str(overlay_path(overlays, path))}
 
-    with _open_output(output) as file:
-        if kind == "table":
-            _write_table(answers(_with_progress(found.images)), opened.manifest, file)
+    try:
+        if kind == "parquet" and output is not None:
+            with atomic_path(output) as temporary:
+                write_parquet(answers(_with_progress(found.images)), temporary)
         else:
-            write = write_jsonl if kind == "jsonl" else write_csv
-            # a bar and lines on one terminal would tear each other apart
-            write(answers(found.images if file.isatty() else _with_progress(found.images)), file)
+            with _open_output(output) as file:
+                if kind == "table":
+                    _write_table(answers(_with_progress(found.images)), opened.manifest, file)
+                else:
+                    write = write_jsonl if kind == "jsonl" else write_csv
+                    # a bar and lines on one terminal would tear each other apart
+                    write(answers(found.images if file.isatty() else _with_progress(found.images)), file)
+    except OSError as error:
+        place = error.filename or output or "standard output"
+        raise DermtuneError(f"{place}: cannot be written: {error.strerror}") from error
     if failed:
         click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
     if failed or found.unreadable:
@@ -380,23 +413,122 @@ def predict(bundle: Path, paths: tuple[Path, ...], kind: str, output: Path | Non
 
 @cli.command()
 @click.argument("bundle", type=Folder)
-def verify(bundle: Path) -> None:
-    """Check that a bundle is whole and unchanged, and that it runs here.
+@_key
+def verify(bundle: Path, key: Path | None) -> None:
+    """Check that a bundle is whole, unchanged and by whom you think, and that it computes here as there.
 
-    Every file is held against SHA256SUMS (none missing, added, changed or a link), bundle.json is read
-    strictly, and the graph is loaded. Anything amiss is named, with exit code 2. The version printed is the
-    SHA-256 of SHA256SUMS: compare it with the one that the sender tells you.
+    Every file is held against SHA256SUMS (none missing, added, changed or a link), the signature against
+    --key, bundle.json is read strictly, and the graph runs the golden cases in the bundle: this machine must
+    give the same probabilities within 0.0001. Anything amiss is named, with exit code 2. The version printed
+    is the SHA-256 of SHA256SUMS: without a key, compare it with the one that the sender tells you.
 
     \b
-    Example:
+    Examples:
+      dermtune verify bundle.zip --key clinic.pub
       dermtune verify data/export
     """  # noqa: D301 (as above)
     from dermtune_bundle.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(bundle, key=key)
+    difference = opened.check_golden()
     click.echo(f"ok: {opened.manifest.name}, {len(opened.manifest.classes)} classes")
     click.echo(f"version: {opened.version}")
+    if key is not None:
+        click.echo(f"signed by: {opened.signed_by}, the key of {key}")
+    elif opened.signed_by is not None:
+        click.echo(f"signed by: {opened.signed_by}, NOT CHECKED: give that key with --key")
+    else:
+        click.echo("signed by: nobody")
+    click.echo(f"golden cases: {len(opened.manifest.golden)}, probabilities differ by {difference:.1g} at most")
     click.echo(opened.manifest.notice)
+
+
+@cli.command()
+@click.argument("bundle", type=Folder)
+@click.argument("out", type=Folder)
+@click.option("--key", type=Folder, help="Private key (STEM.key of `dermtune keygen`) to sign with.")
+def pack(bundle: Path, out: Path, key: Path | None) -> None:
+    """Write a checked copy of BUNDLE to OUT, one file if OUT ends in .zip, and sign it.
+
+    \b
+    Example:
+      dermtune pack data/export dermtune-2026-11.zip --key clinic.key
+    """  # noqa: D301 (as above)
+    from dermtune_bundle.bundle import Bundle, pack_bundle
+
+    pack_bundle(bundle, out, key=key)
+    opened = Bundle.open(out)
+    click.echo(f"{out}: version {opened.version}")
+    click.echo(f"signed by: {opened.signed_by or 'nobody'}")
+
+
+@cli.command()
+@click.argument("stem", type=Folder)
+def keygen(stem: Path) -> None:
+    """Make a pair of Ed25519 keys: STEM.key signs bundles, STEM.pub checks them.
+
+    Keep STEM.key where only those who release models can read it. Give STEM.pub to those who use them, by
+    another way than the bundle: who can swap the one must not be able to swap the other.
+
+    \b
+    Example:
+      dermtune keygen clinic
+    """  # noqa: D301 (as above)
+    from dermtune_bundle.signature import make_keys
+
+    key_id = make_keys(stem)
+    click.echo(f"{stem}.key: keep it secret")
+    click.echo(f"{stem}.pub: give it away; it is key {key_id}")
+
+
+@cli.command()
+@click.argument("bundle", type=Folder)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 to be reached from elsewhere.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option("--token-file", type=Folder, help="File with a token that each client must bear.")
+@click.option("--max-mib", type=click.IntRange(1), default=64, show_default=True, help="Of one request.")
+@click.option("--max-files", type=click.IntRange(1), default=16, show_default=True, help="Of one request.")
+@click.option("--per-minute", type=click.IntRange(1), default=600, show_default=True, help="Requests a client.")
+@_key
+def serve(
+    bundle: Path,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    max_mib: int,
+    max_files: int,
+    per_minute: int,
+    key: Path | None,
+) -> None:
+    """Serve BUNDLE over HTTP, with a page at / to drop images on.
+
+    The bundle is verified first, as by `dermtune verify`. No image is kept or logged. Elsewhere than on this
+    machine, give a token, and put a proxy with TLS before it.
+
+    \b
+    Example:
+      dermtune serve bundle.zip --key clinic.pub          # then open http://127.0.0.1:8000
+      curl -F file=@lesion.jpg http://127.0.0.1:8000/v1/predict
+    """  # noqa: D301 (as above)
+    if find_spec("fastapi") is None or find_spec("uvicorn") is None:
+        raise DermtuneError("this command needs the web side: pip install 'dermtune[serve]'")
+    from dermtune_bundle.bundle import Bundle
+    from dermtune_server.app import create_app
+    from dermtune_server.app import serve as run
+    from dermtune_server.guard import Limits
+
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("dermtune").setLevel(logging.INFO)
+    opened = Bundle.open(bundle, key=key, threads=1)
+    opened.check_golden()
+    try:
+        token = token_file.read_text(encoding="utf-8").strip() if token_file else ""
+    except (OSError, ValueError) as error:
+        raise DermtuneError(f"{token_file}: cannot be read as a text") from error
+    if token_file and not token:
+        raise DermtuneError(f"{token_file}: holds no token")
+    limits = Limits(max_mib << 20, max_files, per_minute)
+    run(create_app(opened, token=token, limits=limits, workers=os.cpu_count() or 1), host=host, port=port)
 
 
 def _find_images(paths: Sequence[Path]) -> "FoundFiles":

@@ -1,6 +1,5 @@
 """The evaluation for people: figures, the headline numbers, and one HTML file that needs nothing else."""
 
-import io
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -39,6 +38,7 @@ from dermtune.shortcuts import measure_shortcuts
 from dermtune.subgroups import ATTRIBUTES, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
 from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
+from dermtune_bundle.pictures import overlay, to_jpeg
 
 _SYNTHETIC = "synthetic"
 _GROUP_METRICS = ("sensitivity", "specificity", "auroc")
@@ -318,15 +318,7 @@ def _miss(
     named = int(evaluation.predictions.named[row])
     small = resize(image, _THUMBNAIL)
     overlaid = overlay(small, activation[named])
-    return Miss(image_id, score, evaluation.contract.classes[named].title, _jpeg(small), _jpeg(overlaid))
-
-
-def overlay(image: NDArray[np.uint8], activation: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """The image (S, S, 3), darker where a class's activation (h, w) is low: what stays lit speaks for it."""
-    positive = np.maximum(activation, 0).astype(np.float32)
-    scaled = Image.fromarray(positive / max(float(positive.max()), 1e-9))
-    light = np.asarray(scaled.resize(image.shape[1::-1], Image.Resampling.BILINEAR))[..., None]
-    return (image * (0.25 + 0.75 * light)).astype(np.uint8)
+    return Miss(image_id, score, evaluation.contract.classes[named].title, to_jpeg(small), to_jpeg(overlaid))
 
 
 def render(
@@ -485,12 +477,6 @@ def _metric(sampled: Sampled) -> dict[str, float | None]:
     found = estimate(sampled)
     numbers = {"value": found.value, "low": found.low, "high": found.high}
     return {name: None if number is None else round(number, 6) for name, number in numbers.items()}
-
-
-def _jpeg(image: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
 
 
 def _data_uri(data: bytes, kind: str) -> str:

@@ -1,11 +1,10 @@
-"""A bundle: a folder with model.onnx, bundle.json, MODEL_CARD.md and SHA256SUMS, checked before it is used.
+"""A bundle: model.onnx, bundle.json, MODEL_CARD.md and SHA256SUMS, in a folder or a .zip, checked before use.
 
 Its version is the SHA-256 of SHA256SUMS, which names every other file's: a changed byte anywhere in the
 bundle is another version.
 """
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,19 +13,21 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dermtune_bundle.errors import BundleError
-from dermtune_bundle.files import atomic_path
+from dermtune_bundle.cases import Cases, SimilarCase
+from dermtune_bundle.container import CHECKSUMS, SIGNATURE, checksums, read_checked, write_files
+from dermtune_bundle.decode import decode
+from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import MALIGNANT, Manifest
 from dermtune_bundle.quality import measure_quality
+from dermtune_bundle.signature import check_signature, sign, signed_by
 
 MODEL: Final = "model.onnx"
 MANIFEST: Final = "bundle.json"
 CARD: Final = "MODEL_CARD.md"
 CARD_PAGE: Final = "MODEL_CARD.html"
-CHECKSUMS: Final = "SHA256SUMS"
-_CHECKSUM_LINE = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>[A-Za-z0-9_][A-Za-z0-9_.-]*)")
-_HOW_TO_MEND = "the bundle is damaged or was changed: fetch it again"
+TOLERANCE: Final = 1e-4
+"""How much a golden case's probabilities may differ between machines."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,12 @@ class Prediction:
     """Names of the classes that cannot be ruled out, the most probable first."""
     abstain: tuple[str, ...]
     """Why the answer is not to be relied on, in words; empty: nothing speaks against it."""
+    distance: float
+    """How unlike the images that the model knows: 0 like one of them, at most 2."""
+    activation: NDArray[np.float32]
+    """(h, w) how much each place speaks for the class predicted; for `overlay`."""
+    similar: tuple[SimilarCase, ...]
+    """The training cases most like the image, where the bundle carries them."""
 
 
 @dataclass(frozen=True)
@@ -56,29 +63,69 @@ class Bundle:
     graph: Graph
     version: str
     """SHA-256 of SHA256SUMS, 64 hexadecimal digits."""
+    signed_by: str | None
+    """Id of the key that signed it; checked only if `open` was given the key."""
+    golden: Mapping[str, bytes]
+    """Image files of the golden cases, by name."""
+    cases: Cases | None
+    """Training cases to show beside an image; None: it carries none."""
 
     @classmethod
-    def open(cls, path: Path | str, *, threads: int = 0) -> Self:
+    def open(cls, path: Path | str, *, key: Path | None = None, threads: int = 0) -> Self:
         """Check every file of a bundle, then load it.
 
         Args:
-            path: the bundle's folder.
+            path: the bundle's folder, or its .zip.
+            key: the file of the public key that must have signed it; None: any bundle will do.
             threads: how many CPU threads one image may use; 0 for as many as there are cores.
 
         Raises:
             BundleError: a file is missing, added, a link or changed, bundle.json or the graph is not as this
                 version of dermtune expects, or they disagree; the message names the file.
         """
-        folder = Path(path)
-        files = read_checked(folder)
-        manifest = Manifest.parse(files[MANIFEST], source=str(folder / MANIFEST))
-        graph = Graph(files[MODEL], name=str(folder / MODEL), threads=threads)
+        path = Path(path)
+        files = read_checked(path)
+        if key is not None:
+            check_signature(files, key, source=path)
+        if absent := sorted({MODEL, MANIFEST, CARD} - files.keys()):
+            raise BundleError(f"{path / absent[0]}: missing; export the bundle again")
+        manifest = Manifest.parse(files[MANIFEST], source=str(path / MANIFEST))
+        graph = Graph(files[MODEL], name=str(path / MODEL), threads=threads)
         if graph.num_classes != len(manifest.classes):
             raise BundleError(
-                f"{folder / MODEL}: gives {graph.num_classes} probabilities, but {MANIFEST} names "
+                f"{path / MODEL}: gives {graph.num_classes} probabilities, but {MANIFEST} names "
                 f"{len(manifest.classes)} classes; export it again"
             )
-        return cls(manifest, graph, hashlib.sha256(files[CHECKSUMS]).hexdigest())
+        golden = {case.file: files.get(case.file, b"") for case in manifest.golden}
+        version = hashlib.sha256(files[CHECKSUMS]).hexdigest()
+        names = [known.name for known in manifest.classes]
+        cases = Cases.from_files(files, names, source=str(path))
+        return cls(manifest, graph, version, signed_by(files), golden, cases)
+
+    def check_golden(self) -> float:
+        """Run the golden cases: does this machine give the probabilities that the bundle was made with?
+
+        Returns:
+            The largest difference of a probability; 0 for a bundle without such cases.
+
+        Raises:
+            BundleError: it is more than `TOLERANCE`, or an image is missing; names it.
+        """
+        largest = 0.0
+        for case in self.manifest.golden:
+            try:
+                image = decode(self.golden[case.file], name=case.file)
+            except ImageError as error:
+                raise BundleError(f"golden case {error}; export the bundle again") from error
+            difference = float(np.abs(self.graph.run(image).probabilities - case.probabilities).max())
+            if not difference <= TOLERANCE:
+                raise BundleError(
+                    f"{case.file}: this machine's probabilities differ by {difference:.1g} from those that "
+                    f"the bundle was made with (at most {TOLERANCE:.0e} is allowed); do not use it here, and "
+                    "tell who made it which onnxruntime and processor you have"
+                )
+            largest = max(largest, difference)
+        return largest
 
     def predict(self, image: NDArray[np.uint8]) -> Prediction:
         """Classify one image.
@@ -93,10 +140,11 @@ class Bundle:
         malignant = min(1.0, sum(probabilities[known.name] for known in classes if known.malignant))
         scores = probabilities | {MALIGNANT: malignant}
         members = self.manifest.in_set(values[np.newaxis])[0]
+        named = int(self.manifest.named(values[np.newaxis])[0])
         return Prediction(
             probabilities=probabilities,
             malignant_probability=malignant,
-            predicted=classes[int(self.manifest.named(values[np.newaxis])[0])].name,
+            predicted=classes[named].name,
             decisions={
                 point.name: scores[point.target] >= point.threshold
                 for point in self.manifest.operating_points
@@ -105,62 +153,54 @@ class Bundle:
                 classes[column].name for column in np.argsort(-values, kind="stable") if members[column]
             ),
             abstain=self.manifest.limits.reasons(float(output.distance), measure_quality(image)),
+            distance=float(output.distance),
+            activation=output.activation_map[named],
+            similar=self.cases.nearest(output.embedding) if self.cases else (),
         )
 
 
-def write_bundle(folder: Path, *, model: bytes, manifest: Manifest, card: str, card_page: str = "") -> None:
-    """Write a bundle's files, SHA256SUMS last, so that a folder without it is no bundle yet."""
-    files = {MODEL: model, MANIFEST: manifest.to_json().encode(), CARD: card.encode()}
+def write_bundle(
+    folder: Path,
+    *,
+    model: bytes,
+    manifest: Manifest,
+    card: str,
+    card_page: str = "",
+    further: Mapping[str, bytes] | None = None,
+) -> None:
+    """Write a bundle's files, as `container.write_files` does.
+
+    Args:
+        folder: where to.
+        model: the graph.
+        manifest: what bundle.json says.
+        card: the model card, in Markdown …
+        card_page: … and as a page.
+        further: the images of the manifest's golden cases, and the training cases, by file name.
+    """
+    files = {MODEL: model, MANIFEST: manifest.to_json().encode(), CARD: card.encode(), **(further or {})}
     files |= {CARD_PAGE: card_page.encode()} if card_page else {}
-    for name, data in (files | {CHECKSUMS: checksums(files).encode()}).items():
-        with atomic_path(folder / name) as temporary:
-            temporary.write_bytes(data)
+    write_files(folder, files | {CHECKSUMS: checksums(files).encode()})
 
 
-def checksums(files: Mapping[str, bytes]) -> str:
-    """The text of SHA256SUMS, as `sha256sum --check` reads it."""
-    return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+def pack_bundle(path: Path, out: Path, *, key: Path | None = None) -> None:
+    """Write a checked copy of a bundle, as a folder or as a .zip, signed or not.
 
-
-def read_checked(folder: Path) -> dict[str, bytes]:
-    """Read a bundle's files, and hold each against SHA256SUMS.
+    Args:
+        path: the bundle, a folder or a .zip.
+        out: where to; a .zip, if its name ends so.
+        key: the file of a private key; without it, a signature that is there stays.
 
     Raises:
-        BundleError: a file is missing, added, no regular file, or has other bytes; the message names it.
+        BundleError: the bundle is damaged.
+        DermtuneError: `out` exists, or the key is none.
     """
-    if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; a bundle is the folder that `dermtune export` wrote")
-    present = {entry.name for entry in folder.iterdir()}
-    sums = _read(folder, CHECKSUMS)
-    digests = _parse_checksums(sums, folder / CHECKSUMS)
-    if extra := sorted(present - digests.keys() - {CHECKSUMS}):
-        raise BundleError(f"{folder / extra[0]}: not listed in {CHECKSUMS}; {_HOW_TO_MEND}")
-    files = {name: _read(folder, name) for name in sorted(digests)}
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != digests[name]:
-            raise BundleError(f"{folder / name}: its bytes are not those of {CHECKSUMS}; {_HOW_TO_MEND}")
-    return files | {CHECKSUMS: sums}
-
-
-def _parse_checksums(data: bytes, source: Path) -> dict[str, str]:
-    digests: dict[str, str] = {}
-    text = data.decode("ascii", errors="replace")
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), start=1):
-        match = _CHECKSUM_LINE.fullmatch(line)
-        if match is None or match["name"] in digests or match["name"] == CHECKSUMS:
-            raise BundleError(f"{source}: line {number} is not '<sha256>  <file name>'; {_HOW_TO_MEND}")
-        digests[match["name"]] = match["digest"]
-    if absent := sorted({MODEL, MANIFEST, CARD} - digests.keys()):
-        raise BundleError(f"{source}: does not list {', '.join(absent)}; {_HOW_TO_MEND}")
-    return digests
-
-
-def _read(folder: Path, name: str) -> bytes:
-    path = folder / name
-    if path.is_symlink() or not path.is_file():
-        what = "is a link or no regular file" if path.is_symlink() or path.exists() else "missing"
-        raise BundleError(f"{path}: {what}; {_HOW_TO_MEND}")
+    files = read_checked(path)
+    if out.exists():
+        raise DermtuneError(f"{out}: exists; write to a new name")
+    if key is not None:
+        files[SIGNATURE] = sign(files[CHECKSUMS], key)
     try:
-        return path.read_bytes()
+        write_files(out, files)
     except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}") from error
+        raise DermtuneError(f"{out}: cannot be written: {error.strerror}") from error

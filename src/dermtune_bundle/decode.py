@@ -8,12 +8,23 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
+from dermtune_bundle import dicom
 from dermtune_bundle.errors import ImageError
 
-FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+try:  # the extra [heic]
+    from pillow_heif import register_heif_opener
+except ImportError:
+    HAS_HEIC = False
+else:
+    register_heif_opener()
+    HAS_HEIC = True
+
+FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", *(["HEIF"] if HAS_HEIC else []))
+_HEIC_SUFFIXES: Final = frozenset({".heic", ".heif"})
+SUFFIXES: Final = dicom.SUFFIXES | _HEIC_SUFFIXES | {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+_NAMES: Final = ("JPEG", "PNG", "BMP", "TIFF", "WebP", *(["HEIC"] if HAS_HEIC else []), "DICOM")
 MIN_SIDE: Final = 32
 """Pixels; a smaller image shows no lesion."""
 MAX_BYTES: Final = 512 << 20
@@ -53,8 +64,8 @@ _quiet = _Quiet()
 def decode(data: bytes, *, name: str) -> NDArray[np.uint8]:
     """Decode an image file to RGB pixels, upright.
 
-    EXIF orientation is applied; transparent pixels show white; 16-bit greys are scaled to 8 bits; of an
-    animation or a multi-page file the first image is taken.
+    EXIF orientation and colour profiles (ICC) are applied; transparent pixels show white; 16-bit greys are
+    scaled to 8 bits; of an animation, a multi-page file or a multi-frame DICOM the first image is taken.
 
     Args:
         data: the whole file.
@@ -68,6 +79,8 @@ def decode(data: bytes, *, name: str) -> NDArray[np.uint8]:
     """
     try:
         with _quiet:
+            if dicom.is_dicom(data):
+                return _checked(dicom.decode_dicom(data, max_pixels=MAX_PIXELS))
             return _to_rgb(_open(data))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
@@ -93,8 +106,7 @@ def _open(data: bytes) -> Image.Image:
         raise ImageError("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
-    if min(width, height) < MIN_SIDE:
-        raise ImageError(f"too small: {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+    _require_size(width, height)
     if width * height > MAX_PIXELS:
         raise ImageError(
             f"too large: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read"
@@ -103,22 +115,48 @@ def _open(data: bytes) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    _require_size(pixels.shape[1], pixels.shape[0])
+    return pixels
+
+
+def _require_size(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE:
+        raise ImageError(f"too small: {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
+
+
+def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
+    """As its colour profile says it looks; an image without one, or with a damaged one, is sRGB already."""
+    if not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile:
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return image
+    return converted or image
+
+
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in {"I", "F"}:
         raise ImageError("32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits")
     if image.mode.startswith("I;16"):
         grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own conversion clips at 255
         return np.stack([grey, grey, grey], axis=-1)
+    profile: bytes = image.info.get("icc_profile") or b""
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.array(image.convert("RGB"))
+    elif image.mode == "P":
+        image = image.convert("RGB")
+    return np.array(_in_srgb(image, profile).convert("RGB"))
 
 
 def _reason(error: Exception) -> str:
     match error:
         case UnidentifiedImageError():
-            return "not a JPEG, PNG, BMP, TIFF or WebP image that can be read"
+            return f"not a {', '.join(_NAMES[:-1])} or {_NAMES[-1]} image that can be read"
         case Image.DecompressionBombError():
             return f"too large; at most {MAX_PIXELS // 10**6} million pixels are read"
         case _ if "truncated" in str(error).lower():

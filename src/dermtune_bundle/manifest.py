@@ -119,6 +119,16 @@ class Limits:
         return tuple(reason for reason, is_so in zip(self.REASONS, outside, strict=True) if is_so)
 
 
+@dataclass(frozen=True)
+class GoldenCase:
+    """An image in the bundle, and what the graph said of it where the bundle was made."""
+
+    file: str
+    """Its name in the bundle."""
+    probabilities: tuple[float, ...]
+    """(K,)"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Contract:
     """model.json: what `finetune` says of the graph that it wrote."""
@@ -219,8 +229,18 @@ class Manifest(Contract):
     schema_version: int
     name: str
     notice: str
+    golden: tuple[GoldenCase, ...]
+    """By which `dermtune verify` proves that a machine computes as the one that made the bundle."""
     metrics: dict[str, Any]
     """On the test split, as `evaluate` wrote them."""
+
+    def _check(self) -> None:
+        super()._check()
+        for index, case in enumerate(self.golden):
+            if len(case.probabilities) != len(self.classes):
+                raise _KeyProblem(
+                    f"golden[{index}].probabilities", f"expected {len(self.classes)} numbers, one a class"
+                )
 
     @classmethod
     def from_values(cls, values: object, *, source: str) -> Self:

@@ -1,29 +1,36 @@
 """Many images through a bundle: find them, read them, and write what the bundle says of each as a record."""
 
+import base64
 import csv
+import hashlib
 import json
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dermtune_bundle.bundle import Bundle, Prediction
+from dermtune_bundle.cases import SimilarCase
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, decode
-from dermtune_bundle.errors import ImageError
+from dermtune_bundle.errors import DermtuneError, ImageError
+from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import flatten
+from dermtune_bundle.pictures import overlay
 
 
 @dataclass(frozen=True)
 class FoundFiles:
-    """What some files and folders hold."""
+    """What some files, folders and lists hold."""
 
     images: list[Path]
-    """Files named, whatever their suffix, and the image files of folders named, in order."""
+    """Files named, whatever their suffix, and the image files of folders and lists named, in order."""
     skipped: list[Path]
     """What else the folders hold: files without an image's suffix, links, devices."""
     unreadable: list[Path]
@@ -31,7 +38,14 @@ class FoundFiles:
 
 
 def find_images(paths: Iterable[Path]) -> FoundFiles:
-    """List the images of files and folders; folders are searched through and through, links not followed."""
+    """List the images of files, folders and lists.
+
+    Folders are searched through and through, links not followed. A list is a .csv file with a column `path`,
+    relative to the list's own folder.
+
+    Raises:
+        ImageError: a list cannot be read, or leads out of its folder; names the row.
+    """
     found = FoundFiles([], [], [])
 
     def note(error: OSError) -> None:
@@ -39,7 +53,7 @@ def find_images(paths: Iterable[Path]) -> FoundFiles:
 
     for path in paths:
         if not path.is_dir():
-            found.images.append(path)
+            found.images.extend(_listed(path) if path.suffix.lower() == ".csv" else [path])
             continue
         for file in sorted(
             Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
@@ -47,6 +61,24 @@ def find_images(paths: Iterable[Path]) -> FoundFiles:
             usable = file.suffix.lower() in SUFFIXES and stat.S_ISREG(file.lstat().st_mode)
             (found.images if usable else found.skipped).append(file)
     return found
+
+
+def _listed(path: Path) -> Iterator[Path]:
+    folder = path.parent.resolve()
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.DictReader(file)
+            if "path" not in (rows.fieldnames or ()):
+                raise ImageError(f"{path}: has no column named path")
+            for row in rows:
+                named = row["path"] or ""
+                if not named or not (folder / named).resolve().is_relative_to(folder):
+                    raise ImageError(f"{path}: line {rows.line_num}: {named!r} is no file below {path.parent}")
+                yield path.parent / named
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    except (UnicodeDecodeError, ValueError, csv.Error) as error:
+        raise ImageError(f"{path}: not a CSV file in UTF-8: {error}") from error
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
@@ -70,28 +102,63 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
     return decode(data, name=str(path))
 
 
-def predict_files(bundle: Bundle, paths: Iterable[Path]) -> Iterator[tuple[Path, Prediction | ImageError]]:
-    """Classify image files one by one, in constant memory; a file that fails yields its error."""
+def predict_files(
+    bundle: Bundle, paths: Iterable[Path], *, overlays: Path | None = None
+) -> Iterator[tuple[Path, Prediction | ImageError]]:
+    """Classify image files one by one, in constant memory; a file that fails yields its error.
+
+    Args:
+        bundle: what answers.
+        paths: the files.
+        overlays: a folder for an overlay of each image, under the name of `overlay_path`; None: none is made.
+    """
     for path in paths:
         try:
-            yield path, bundle.predict(read_image(path))
+            image = read_image(path)
         except ImageError as error:
             yield path, error
+            continue
+        prediction = bundle.predict(image)
+        if overlays is not None:
+            with atomic_path(overlay_path(overlays, path)) as temporary:
+                Image.fromarray(overlay(image, prediction.activation)).save(temporary, "PNG")
+        yield path, prediction
 
 
-def record(bundle: Bundle, path: Path, prediction: Prediction) -> dict[str, Any]:
-    """One image's answer, with what is needed to trace it: ready for JSON."""
+def overlay_path(folder: Path, path: Path) -> Path:
+    """Where the overlay of an image goes: no two images share a name."""
+    key = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return folder / f"{path.stem}-{key}.png"
+
+
+def record(name: str, bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
+    """One image's answer, with what is needed to trace it: ready for JSON.
+
+    Args:
+        name: what the image is called, such as its path.
+        bundle: what answered.
+        prediction: what it said.
+    """
     return {
-        "path": str(path),
+        "path": name,
         "predicted": prediction.predicted,
         "malignant_probability": prediction.malignant_probability,
         "probabilities": prediction.probabilities,
         "decisions": prediction.decisions,
         "prediction_set": list(prediction.prediction_set),
         "abstain": list(prediction.abstain),
+        "distance": prediction.distance,
+        "similar": [_similar(case) for case in prediction.similar],
         "bundle": {"name": bundle.manifest.name, "version": bundle.version},
         "notice": bundle.manifest.notice,
     }
+
+
+def _similar(case: SimilarCase) -> dict[str, Any]:
+    thumbnail = case.thumbnail and base64.b64encode(case.thumbnail).decode()
+    known = {"image_id": case.image_id, "thumbnail": thumbnail}
+    told = {key: value for key, value in known.items() if value is not None}
+    return {"label": case.label, "similarity": case.similarity, **told}
 
 
 def write_jsonl(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
@@ -105,8 +172,47 @@ def write_csv(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
     """A table with a header; nested keys are joined by a dot, as in `probabilities.mel`."""
     writer = None
     for row in records:
-        flat = {key: "; ".join(value) if isinstance(value, list) else value for key, value in flatten(row)}
+        flat = _flat(row)
         if writer is None:
             writer = csv.DictWriter(file, list(flat), lineterminator="\n")
             writer.writeheader()
         writer.writerow(flat)
+
+
+def write_parquet(records: Iterable[dict[str, Any]], path: Path) -> None:
+    """The same table as a Parquet file, a row group a thousand rows, in constant memory.
+
+    Raises:
+        DermtuneError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError:
+        raise DermtuneError("Parquet needs pyarrow: pip install 'dermtune[parquet]'") from None
+    writer = None
+    try:
+        for rows in _batched(records, 1000):
+            table = pa.Table.from_pylist([_flat(row) for row in rows], schema=writer and writer.schema)
+            writer = writer or parquet.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+        if writer is None:
+            parquet.write_table(pa.table({"path": pa.array([], pa.string())}), path)
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _batched(records: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    waiting = iter(records)
+    while rows := list(islice(waiting, size)):
+        yield rows
+
+
+def _flat(row: dict[str, Any]) -> dict[str, Any]:
+    """As one row of a table; of similar cases, their labels."""
+    labels = [case["label"] for case in row["similar"]]
+    return {
+        key: "; ".join(value) if isinstance(value, list) else value
+        for key, value in flatten(row | {"similar": labels})
+    }

@@ -75,7 +75,7 @@ def test_a_bad_file_yields_its_error_and_the_rest_goes_on(tiny_bundle: Path, ima
 def test_a_record_can_be_traced_and_read_back_from_json_and_csv(tiny_bundle: Path, images: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     path = images / "b.png"
-    rows = [record(bundle, path, bundle.predict(read_image(path)))] * 2
+    rows = [record(str(path), bundle, bundle.predict(read_image(path)))] * 2
     lines, table = io.StringIO(), io.StringIO()
     write_jsonl(rows, lines)
     write_csv(rows, table)

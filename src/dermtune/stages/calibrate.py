@@ -42,6 +42,8 @@ class CalibrateConfig(Config):
     """Share of each class's images whose prediction set is to hold their class."""
     false_alarms: Share
     """Share of images such as those of validation that the model may abstain on."""
+    similar_cases: Literal["none", "labels", "ids", "thumbnails"]
+    """What the bundle tells of the training cases most like an image; thumbnails are pictures of patients."""
 
 
 def calibrate(
@@ -54,6 +56,7 @@ def calibrate(
         DataError: the tails are missing, damaged or of other images, or the graph differs from torch.
     """
     from dermtune.calibration import decision_weights, fit_calibrator, log_loss, prior_shift, softmax
+    from dermtune.cases import collect_cases
     from dermtune.conformal import set_thresholds
     from dermtune.deployable import (
         Deployable,
@@ -132,6 +135,15 @@ def calibrate(
     )
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
+    if config.similar_cases != "none":
+        train = read_table(images / "images.parquet", split="train")
+        shown = config.similar_cases
+        cases = collect_cases(
+            graph, train, packed, ids=shown in {"ids", "thumbnails"}, thumbnails=shown == "thumbnails"
+        )
+        for name, data in cases.to_files().items():
+            with atomic_path(out / name) as temporary:
+                temporary.write_bytes(data)
 
 
 def _lineage(trained: Mapping[str, Any], config: CalibrateConfig) -> dict[str, Any]:

@@ -11,10 +11,15 @@ from typing import Any
 from dermtune.config import Config
 from dermtune.errors import DataError, GateError
 from dermtune.gates import GatesConfig, missed_gates
+from dermtune.golden import golden_cases
 from dermtune.model_card import card_page, model_card
 from dermtune_bundle.bundle import Bundle, write_bundle
+from dermtune_bundle.cases import CASES, EMBEDDINGS
 from dermtune_bundle.errors import BundleError
+from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import NOTICE, SCHEMA_VERSION, Contract, Manifest
+
+_GOLDEN = 4  # images; each makes a bundle about 60 kB larger
 
 
 class ExportConfig(Config):
@@ -49,13 +54,17 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
     if misses:
         raise GateError(f"not exported: {'; '.join(misses)}; train a better model or lower export.gates")
     name = f"dermtune-{len(contract.classes)}-classes"
+    cases, images = golden_cases(Graph(graph, threads=1), count=_GOLDEN)
     manifest = Manifest(
-        **vars(contract), schema_version=SCHEMA_VERSION, name=name, notice=NOTICE, metrics=metrics
+        **vars(contract), schema_version=SCHEMA_VERSION, name=name, notice=NOTICE, golden=cases, metrics=metrics
     )
     card = model_card(manifest)
     page = card_page(card, title=f"Model card: {name}")
-    write_bundle(out, model=graph, manifest=manifest, card=card, card_page=page)
-    Bundle.open(out)
+    further = images | {
+        name: (model / name).read_bytes() for name in (CASES, EMBEDDINGS) if (model / name).is_file()
+    }
+    write_bundle(out, model=graph, manifest=manifest, card=card, card_page=page, further=further)
+    Bundle.open(out).check_golden()
 
 
 def _parse_contract(text: bytes, path: Path) -> Contract:

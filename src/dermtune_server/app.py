@@ -1,0 +1,206 @@
+"""The HTTP side of a bundle: POST images to /v1/predict; a page for people at /."""
+
+import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from typing import Annotated, Any
+
+import anyio
+import numpy as np
+from fastapi import FastAPI, File, HTTPException, Query, Response, UploadFile
+from numpy.typing import NDArray
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from starlette.formparsers import MultiPartParser
+
+from dermtune_bundle.bundle import Bundle
+from dermtune_bundle.decode import decode
+from dermtune_bundle.errors import ImageError
+from dermtune_bundle.pictures import overlay, thumbnail, to_jpeg
+from dermtune_bundle.predict import record
+from dermtune_server.guard import Counts, Guard, Limits
+
+_PICTURE = 512  # pixels
+_PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
+         "/page.css": ("page.css", "text/css")}  # fmt: skip
+
+
+class Problem(BaseModel):
+    """Why a request is refused."""
+
+    detail: str
+
+
+class Answer(BaseModel):
+    """What the bundle says of one image, or why it can't."""
+
+    path: str
+    """The file's name, as it was sent."""
+    error: str | None = None
+    predicted: str | None = None
+    malignant_probability: float | None = None
+    probabilities: dict[str, float] | None = None
+    decisions: dict[str, bool] | None = None
+    prediction_set: list[str] | None = None
+    abstain: list[str] | None = None
+    distance: float | None = None
+    similar: list[dict[str, Any]] | None = None
+    """Training cases most like it, where the bundle carries them."""
+    picture: str | None = None
+    """The image, 512 pixels at most; JPEG, base64."""
+    overlay: str | None = None
+    """The same, lit where something speaks for the class predicted."""
+    bundle: dict[str, str]
+    notice: str
+
+
+class Answers(BaseModel):
+    """One answer a file, in their order."""
+
+    results: list[Answer]
+
+
+class Model(BaseModel):
+    """What the bundle is."""
+
+    name: str
+    version: str
+    signed_by: str | None
+    classes: list[dict[str, Any]]
+    operating_points: list[dict[str, Any]]
+    coverage: float
+    metrics: dict[str, Any]
+    notice: str
+
+
+def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None, workers: int = 2) -> FastAPI:
+    """The application, ready to be run by uvicorn.
+
+    Args:
+        bundle: opened with one thread: as many images run at once as there are workers.
+        token: that a client must bear; empty: none.
+        limits: how much a client may ask for.
+        workers: images that run at once.
+    """
+    limits, counts = limits or Limits(), Counts()
+    # What is sent stays in memory: longer parts would be written to the disk.
+    MultiPartParser.spool_max_size = limits.max_bytes
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.at_work = anyio.CapacityLimiter(workers)
+        app.state.ready = True
+        yield
+        app.state.ready = False
+
+    app = FastAPI(
+        title="dermtune",
+        description=bundle.manifest.notice,
+        version=bundle.version,
+        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json is the same
+        redoc_url=None,
+        lifespan=lifespan,
+        responses={code: {"model": Problem} for code in (401, 429)},
+    )
+    app.state.ready = False
+    who = {"name": bundle.manifest.name, "version": bundle.version}
+
+    def answer(data: bytes, name: str, *, pictures: bool) -> dict[str, Any]:
+        try:
+            image = decode(data, name="this file")
+        except ImageError as error:
+            counts.images.labels("refused").inc()
+            return {"path": name, "error": str(error), "bundle": who, "notice": bundle.manifest.notice}
+        prediction = bundle.predict(image)
+        counts.images.labels("abstained" if prediction.abstain else "answered").inc()
+        found = record(name, bundle, prediction)
+        if pictures:
+            small = thumbnail(image, _PICTURE)
+            found |= {"picture": _coded(small), "overlay": _coded(overlay(small, prediction.activation))}
+        return found
+
+    @app.post(
+        "/v1/predict",
+        response_model=Answers,
+        response_model_exclude_unset=True,
+        responses={code: {"model": Problem} for code in (400, 413)} | {422: {"description": "No image."}},
+    )
+    async def predict(
+        file: Annotated[list[UploadFile], File(description="Images: JPEG, PNG, BMP, TIFF, WebP or DICOM.")],
+        *,
+        pictures: Annotated[bool, Query(description="Also show the image, and where the model looked.")] = False,
+    ) -> dict[str, Any]:
+        """Classify images; each is answered or refused by itself. None is kept."""
+        if len(file) > limits.max_files:
+            raise HTTPException(413, f"{len(file)} files; at most {limits.max_files} in one request")
+        results = []
+        for part in file:
+            data, name = await part.read(), part.filename or ""
+            results.append(
+                await anyio.to_thread.run_sync(
+                    lambda data=data, name=name: answer(data, name, pictures=pictures), limiter=app.state.at_work
+                )
+            )
+        return {"results": results}
+
+    @app.get("/v1/model")
+    def model() -> Model:
+        """What the bundle is, and how good it was on held-out lesions."""
+        values = vars(bundle.manifest)
+        return Model(
+            **who,
+            signed_by=bundle.signed_by,
+            classes=[vars(known) for known in bundle.manifest.classes],
+            operating_points=[vars(point) for point in bundle.manifest.operating_points],
+            **{key: values[key] for key in ("coverage", "metrics", "notice")},
+        )
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        """Is the process alive?"""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: {"model": Problem}})
+    def readyz() -> dict[str, str]:
+        """Will it answer?"""
+        if not app.state.ready:
+            raise HTTPException(503, "starting or stopping")
+        return {"status": "ready"}
+
+    @app.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
+    def metrics() -> Response:
+        """Counts for Prometheus."""
+        return Response(generate_latest(counts.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+
+    for path, (name, kind) in _PAGE.items():
+        content = files(__package__).joinpath("page", name).read_bytes()
+        app.add_api_route(path, _Static(content, kind), methods=["GET"], include_in_schema=False)
+
+    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+    app.add_middleware(Guard, paths=paths, token=token, limits=limits, counts=counts)
+    return app
+
+
+def _coded(image: NDArray[np.uint8]) -> str:
+    return base64.b64encode(to_jpeg(image)).decode()
+
+
+class _Static:
+    """Gives the same bytes to whoever asks."""
+
+    def __init__(self, content: bytes, kind: str) -> None:
+        self._content, self._kind = content, kind
+
+    def __call__(self) -> Response:
+        return Response(self._content, media_type=self._kind)
+
+
+def serve(app: FastAPI, *, host: str, port: int) -> None:
+    """Run the application until a signal stops it: what was begun is finished first, for ten seconds."""
+    import uvicorn
+
+    uvicorn.run(
+        app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=10,
+        limit_concurrency=256, timeout_keep_alive=30,
+    )  # fmt: skip
