@@ -1,19 +1,14 @@
 """The HTTP side, through a real socket: every answer, every refusal."""
 
 import io
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
-import uvicorn
 from PIL import Image
 
 from dermtune_bundle import Bundle
-from dermtune_server.app import create_app
 from dermtune_server.guard import Limits
 
 Start = Callable[..., httpx.Client]
@@ -23,31 +18,6 @@ def png(color: str = "red") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (56, 40), color).save(file, "PNG")
     return file.getvalue()
-
-
-@pytest.fixture
-def start(tiny_bundle: Path) -> Iterator[Start]:
-    running: list[tuple[uvicorn.Server, threading.Thread, httpx.Client]] = []
-
-    def run(**options: Any) -> httpx.Client:  # noqa: ANN401 (create_app's)
-        app = create_app(Bundle.open(tiny_bundle, threads=1), **options)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
-        thread = threading.Thread(target=server.run)
-        thread.start()
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        port = server.servers[0].sockets[0].getsockname()[1]
-        client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30)
-        running.append((server, thread, client))
-        return client
-
-    yield run
-    for server, thread, client in running:
-        client.close()
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
 
 
 def files(*contents: bytes) -> list[tuple[str, tuple[str, bytes]]]:
