@@ -482,6 +482,14 @@ def keygen(stem: Path) -> None:
 
 
 @cli.command()
+def schema() -> None:
+    """Print the JSON Schema of a bundle's bundle.json."""
+    from dermtune_bundle.schema import json_schema
+
+    click.echo(json.dumps(json_schema(), indent=2))
+
+
+@cli.command()
 @click.argument("bundle", type=Folder)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 to be reached from elsewhere.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
