@@ -108,11 +108,11 @@ def tiny_golden() -> bytes:
 
 
 @pytest.fixture
-def tiny_bundle(
-    tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest, tiny_golden: bytes
-) -> Path:
+def tiny_bundle(tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest, tiny_golden: bytes) -> Path:
     """A bundle's folder; with its graph, red images are mel, green ones nv and blue ones bcc."""
     folder = tmp_path / "bundle"
     files = {"golden-0.png": tiny_golden}
-    write_bundle(folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n", further=files)
+    write_bundle(
+        folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n", further=files
+    )
     return folder

@@ -12,7 +12,9 @@ from dermtune_bundle.pictures import thumbnail, to_jpeg
 _SIDE = 96  # pixels
 
 
-def collect_cases(graph: Graph, table: pd.DataFrame, packed: PackedImages, *, ids: bool, thumbnails: bool) -> Cases:
+def collect_cases(
+    graph: Graph, table: pd.DataFrame, packed: PackedImages, *, ids: bool, thumbnails: bool
+) -> Cases:
     """Embed one image of each training lesion.
 
     Args:

@@ -38,7 +38,9 @@ def _in(name: str, what: str) -> Callable[[F], F]:
 
 
 _out = _in("--out", "Folder to write.")
-_key = click.option("--key", type=Folder, help="Public key that must have signed the bundle, else it is refused.")
+_key = click.option(
+    "--key", type=Folder, help="Public key that must have signed the bundle, else it is refused."
+)
 _params = click.option("--params", type=Folder, default="params.yaml", show_default=True, help="The choices.")
 
 
@@ -324,7 +326,11 @@ def summary(data: Path) -> None:
 @click.argument("bundle", type=Folder)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=Folder)
 @click.option(
-    "--format", "kind", type=click.Choice(["table", "jsonl", "csv", "parquet"]), default="table", show_default=True
+    "--format",
+    "kind",
+    type=click.Choice(["table", "jsonl", "csv", "parquet"]),
+    default="table",
+    show_default=True,
 )
 @click.option(
     "--output", "-o", type=Folder, help="Write to this file instead of the terminal, whole or not at all."
@@ -439,7 +445,9 @@ def verify(bundle: Path, key: Path | None) -> None:
         click.echo(f"signed by: {opened.signed_by}, NOT CHECKED: give that key with --key")
     else:
         click.echo("signed by: nobody")
-    click.echo(f"golden cases: {len(opened.manifest.golden)}, probabilities differ by {difference:.1g} at most")
+    click.echo(
+        f"golden cases: {len(opened.manifest.golden)}, probabilities differ by {difference:.1g} at most"
+    )
     click.echo(opened.manifest.notice)
 
 
@@ -491,12 +499,16 @@ def schema() -> None:
 
 @cli.command()
 @click.argument("bundle", type=Folder)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 to be reached from elsewhere.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 to be reached from elsewhere."
+)
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option("--token-file", type=Folder, help="File with a token that each client must bear.")
 @click.option("--max-mib", type=click.IntRange(1), default=64, show_default=True, help="Of one request.")
 @click.option("--max-files", type=click.IntRange(1), default=16, show_default=True, help="Of one request.")
-@click.option("--per-minute", type=click.IntRange(1), default=600, show_default=True, help="Requests a client.")
+@click.option(
+    "--per-minute", type=click.IntRange(1), default=600, show_default=True, help="Requests a client."
+)
 @_key
 def serve(
     bundle: Path,

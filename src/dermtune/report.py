@@ -11,7 +11,6 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from dermtune import figures
 from dermtune.abstention import ANY, flags, measure_flags, risk_coverage

@@ -23,7 +23,9 @@ else:
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", *(["HEIF"] if HAS_HEIC else []))
 _HEIC_SUFFIXES: Final = frozenset({".heic", ".heif"})
-SUFFIXES: Final = dicom.SUFFIXES | _HEIC_SUFFIXES | {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+SUFFIXES: Final = (
+    dicom.SUFFIXES | _HEIC_SUFFIXES | {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+)
 _NAMES: Final = ("JPEG", "PNG", "BMP", "TIFF", "WebP", *(["HEIC"] if HAS_HEIC else []), "DICOM")
 MIN_SIDE: Final = 32
 """Pixels; a smaller image shows no lesion."""

@@ -59,13 +59,17 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         raise ImageError(f"DICOM, but {name}: not a photograph nor a secondary capture")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows * columns > max_pixels:
-        raise ImageError(f"too large: {columns}x{rows} pixels; at most {max_pixels // 10**6} million are read")
+        raise ImageError(
+            f"too large: {columns}x{rows} pixels; at most {max_pixels // 10**6} million are read"
+        )
     try:
         pixels = pixel_array(dataset, index=0)
     except (NotImplementedError, RuntimeError) as error:
         if "plugin" in str(error) or "not supported" in str(error):
             name = dataset.file_meta.TransferSyntaxUID.name
-            raise ImageError(f"DICOM compressed as {name}, which is not read; save it in another way") from None
+            raise ImageError(
+                f"DICOM compressed as {name}, which is not read; save it in another way"
+            ) from None
         raise
     interpretation = str(dataset.PhotometricInterpretation)
     if interpretation == "PALETTE COLOR":

@@ -73,7 +73,9 @@ def _listed(path: Path) -> Iterator[Path]:
             for row in rows:
                 named = row["path"] or ""
                 if not named or not (folder / named).resolve().is_relative_to(folder):
-                    raise ImageError(f"{path}: line {rows.line_num}: {named!r} is no file below {path.parent}")
+                    raise ImageError(
+                        f"{path}: line {rows.line_num}: {named!r} is no file below {path.parent}"
+                    )
                 yield path.parent / named
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error

@@ -33,15 +33,15 @@ def make_keys(stem: Path) -> str:
 
     secret, public = Path(f"{stem}.key"), Path(f"{stem}.pub")
     if present := [str(path) for path in (secret, public) if path.exists()]:
-        raise DermtuneError(f"{present[0]}: exists; a key that is lost cannot be made again: choose a new name")
+        raise DermtuneError(
+            f"{present[0]}: exists; a key that is lost cannot be made again: choose a new name"
+        )
     key = Ed25519PrivateKey.generate()
     try:
         secret.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(handle, "wb") as file:
-            file.write(
-                key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
-            )
+            file.write(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
         with atomic_path(public) as temporary:
             temporary.write_bytes(
                 key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)

@@ -129,7 +129,9 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
     async def predict(
         file: Annotated[list[UploadFile], File(description="Images: JPEG, PNG, BMP, TIFF, WebP or DICOM.")],
         *,
-        pictures: Annotated[bool, Query(description="Also show the image, and where the model looked.")] = False,
+        pictures: Annotated[
+            bool, Query(description="Also show the image, and where the model looked.")
+        ] = False,
     ) -> dict[str, Any]:
         """Classify images; each is answered or refused by itself. None is kept."""
         if len(file) > limits.max_files:
@@ -139,7 +141,8 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
             data, name = await part.read(), part.filename or ""
             results.append(
                 await anyio.to_thread.run_sync(
-                    lambda data=data, name=name: answer(data, name, pictures=pictures), limiter=app.state.at_work
+                    lambda data=data, name=name: answer(data, name, pictures=pictures),
+                    limiter=app.state.at_work,
                 )
             )
         return {"results": results}

@@ -119,7 +119,10 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 added = _HEADERS | {"x-request-id": request_id}
-                message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in added.items())]
+                message["headers"] = [
+                    *message["headers"],
+                    *((k.encode(), v.encode()) for k, v in added.items()),
+                ]
             await send(message)
 
         try:
@@ -151,7 +154,9 @@ class Guard:
 
 
 def _too_large(limits: Limits) -> JSONResponse:
-    return _problem(413, f"more than {limits.max_bytes >> 20} MiB in one request; send fewer images at a time")
+    return _problem(
+        413, f"more than {limits.max_bytes >> 20} MiB in one request; send fewer images at a time"
+    )
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

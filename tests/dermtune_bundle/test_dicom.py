@@ -12,9 +12,9 @@ from PIL import Image
 from pydicom import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
-    JPEG2000Lossless,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
@@ -34,7 +34,9 @@ def smooth(height: int = 48, width: int = 64) -> NDArray[np.uint8]:
     return np.stack([y * 4, x * 3, 255 - y * 4], axis=-1).astype(np.uint8)
 
 
-def dataset(pixels: NDArray[np.generic], *, kind: str = VL, interpretation: str = "RGB", bits: int = 8) -> Dataset:
+def dataset(
+    pixels: NDArray[np.generic], *, kind: str = VL, interpretation: str = "RGB", bits: int = 8
+) -> Dataset:
     made = Dataset()
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian

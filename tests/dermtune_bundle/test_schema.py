@@ -13,7 +13,9 @@ PUBLISHED = Path(__file__).parents[2] / "docs/bundle.schema.json"
 
 
 def test_what_is_published_is_what_is_read() -> None:
-    assert json.loads(PUBLISHED.read_text()) == json_schema(), "run: dermtune schema > docs/bundle.schema.json"
+    assert json.loads(PUBLISHED.read_text()) == json_schema(), (
+        "run: dermtune schema > docs/bundle.schema.json"
+    )
 
 
 def test_a_bundles_manifest_is_valid_and_a_changed_one_is_not(tiny_manifest: Manifest) -> None:

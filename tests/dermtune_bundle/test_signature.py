@@ -85,7 +85,9 @@ def test_the_private_key_is_for_its_owner_alone_and_never_overwritten(keys: Path
         make_keys(keys / "ours")
 
 
-@pytest.mark.parametrize("content", ["", "no key", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"])
+@pytest.mark.parametrize(
+    "content", ["", "no key", "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"]
+)
 def test_a_file_that_is_no_key_is_named(signed: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "x.pub").write_text(content)
     with pytest.raises(DermtuneError, match=r"x\.pub: no key in PEM form"):

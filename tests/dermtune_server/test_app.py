@@ -53,7 +53,11 @@ def test_the_model_says_what_it_is(start: Start, tiny_bundle: Path) -> None:
 
 def test_without_the_token_nothing_is_told(start: Start) -> None:
     client = start(token="secret")
-    for ask in (client.get("/v1/model"), client.get("/metrics"), client.post("/v1/predict", files=files(png()))):
+    for ask in (
+        client.get("/v1/model"),
+        client.get("/metrics"),
+        client.post("/v1/predict", files=files(png())),
+    ):
         assert ask.status_code == 401
         assert ask.headers["www-authenticate"] == "Bearer"
     assert client.get("/v1/model", headers={"Authorization": "Bearer wrong"}).status_code == 401
@@ -111,4 +115,7 @@ def test_the_log_has_no_file_name(start: Start, caplog: pytest.LogCaptureFixture
 
 def test_a_request_without_files_is_refused(start: Start) -> None:
     assert start().post("/v1/predict").status_code == 422
-    assert start().post("/v1/predict", content=b"x", headers={"content-type": "multipart/form-data"}).status_code == 400
+    assert (
+        start().post("/v1/predict", content=b"x", headers={"content-type": "multipart/form-data"}).status_code
+        == 400
+    )

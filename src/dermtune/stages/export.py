@@ -56,7 +56,12 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
     name = f"dermtune-{len(contract.classes)}-classes"
     cases, images = golden_cases(Graph(graph, threads=1), count=_GOLDEN)
     manifest = Manifest(
-        **vars(contract), schema_version=SCHEMA_VERSION, name=name, notice=NOTICE, golden=cases, metrics=metrics
+        **vars(contract),
+        schema_version=SCHEMA_VERSION,
+        name=name,
+        notice=NOTICE,
+        golden=cases,
+        metrics=metrics,
     )
     card = model_card(manifest)
     page = card_page(card, title=f"Model card: {name}")
