@@ -85,9 +85,10 @@ class Deployable(nn.Module):
             image: uint8 (N, H, W, 3).
 
         Returns:
-            Probabilities (N, K), logits (N, K), embedding (N, F): the tails' last features and the trunk's, means
-            over places, each of length one, for what is unlike any lesion is plain to the frozen layers, and
-            what is unlike the lesions learned from to the trained ones; activation maps (N, K, h, w): what each
+            Probabilities (N, K), logits (N, K), embedding (N, F): the tails' last features and the trunk's,
+            means over places, each of length one, for what is unlike any lesion is plain to the frozen
+            layers, and what is unlike the lesions learned from to the trained ones; activation maps
+            (N, K, h, w): what each
             place of the last feature map adds to each class's logit (Zhou et al. 2016, Class Activation
             Mapping, eq. 2); and distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest
             reference (Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
