@@ -67,7 +67,7 @@ class Sampled:
     classes: int | None = None
     """How many classes a macro mean is over; None for other metrics."""
     lesions: int | None = None
-    """Of the fewest of its sides; None where it is about all images."""
+    """On that of its sides, or in that of its classes, that has fewest; None where it is about all images."""
     is_share: bool = False
     is_biased: bool = False
     interval: tuple[float, float] | None = None
@@ -356,6 +356,9 @@ def macro(sampled: Sequence[Sampled]) -> Sampled:
 
 def lesion_weights(lesions: NDArray[np.object_], *, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
     """How often each image counts when lesions are drawn with replacement, in chunks (some draws, N)."""
+    if not len(lesions):
+        yield np.zeros((draws, 0))
+        return
     _, index = np.unique(lesions, return_inverse=True)
     count = int(index.max()) + 1
     rows = max(1, _CHUNK // len(lesions))
@@ -418,7 +421,8 @@ def estimate(sampled: Sampled) -> Estimate:
         all_agree = 0.025 ** (1 / sampled.lesions)
         ends = (all_agree, 1.0) if sampled.value else (0.0, 1 - all_agree)
         return Estimate(sampled.value, ends[0], ends[1], left_out)
-    few = sampled.lesions is not None and sampled.lesions < LEAST_DRAWN
+    is_mean = sampled.classes is not None  # of classes, of which the others still tell something
+    few = not is_mean and sampled.lesions is not None and sampled.lesions < LEAST_DRAWN
     if not len(defined) or few:
         return nothing
     low, high = np.percentile(defined, [2.5, 97.5])

@@ -180,7 +180,11 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _plain(cell: str) -> str:
-    return re.sub(r"([\\|\[\]<>!*])", r"\\\1", " ".join(cell.split()))
+    text = " ".join(cell.split())
+    if len(text) > 1 and text[0] == text[-1] == "`":  # code, in which nothing is a link
+        inner = text[1:-1].replace("`", "'").replace("|", "\\|")
+        return f"`{inner}`"
+    return re.sub(r"([\\|\[\]<!*])", r"\\\1", text)
 
 
 _PAGE = """\

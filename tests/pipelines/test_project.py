@@ -151,7 +151,7 @@ def test_plots_are_drawn(clean: Path) -> None:
     shown = json.loads(run(clean, "dvc", "plots", "show", "--json").stdout)
     plots = shown["data"]
     assert not shown.get("errors")
-    assert len(plots) == 13
+    assert len(plots) == 16
     assert all(plots.values())
     roc = plots["ROC, one class against the rest"][0]["content"]
     assert {point["class"] for point in roc["data"]["values"]} == {
@@ -202,7 +202,7 @@ def test_a_model_that_misses_a_gate_is_not_exported(clean: Path) -> None:
 def test_the_flow_runs_the_projects_graph(clean: Path) -> None:
     assert list(read_graph(clean)) == STAGES
     cached = train(clean, return_state=True)
-    assert cached.message == "0 stages ran, 6 cached"
+    assert cached.message == "0 stages ran, 7 cached"
     set_params(clean, evaluate={"bootstrap": 101})
     changed = train(clean, return_state=True)
-    assert changed.message == "2 stages ran, 4 cached"
+    assert changed.message == "2 stages ran, 5 cached"

@@ -67,7 +67,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         table,
         images=images,
         masks=open_array(images / MASKS, rows=len(table)),
-        quarantined=pd.read_parquet(images / "quarantine.parquet"),
+        quarantined=_quarantined(images),
         is_external=False,
         seed=seed,
         sha256=sha256,
@@ -214,6 +214,14 @@ def _measure(
         _write(out / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     _write(out / "report.html", page.encode())
     log.info("%d test images measured; the report is %s", len(test), out / "report.html")
+
+
+def _quarantined(images: Path) -> pd.DataFrame:
+    path = images / "quarantine.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable table; re-run ingest") from error
 
 
 def _summary(images: Path) -> dict[str, Any]:
