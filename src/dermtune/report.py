@@ -426,7 +426,12 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": with_interval, "data_uri": _data_uri, "flatten": flatten}
+    environment.filters |= {
+        "interval": with_interval,
+        "percent": _percent,
+        "data_uri": _data_uri,
+        "flatten": flatten,
+    }
     template = environment.from_string(files("dermtune").joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
         notice=NOTICE,

@@ -247,8 +247,8 @@ def test_the_answer_comes_first_and_names_the_worst_group(is_external: bool) -> 
     assert ("this is no external validation" in words) == (not is_external)
     assert ("this was proved before the measurement" in words) == (not is_external)
     assert "At its most careful threshold (mel), the model finds" in words
-    assert "it finds least for age: 75 and over: 0." in words
-    assert "It abstains on 0.000 [0.000, 0.0" in words
+    assert "it finds least for age: 75 and over: " in words
+    assert "It abstains on 0% (95% interval 0% to 2%) of these images" in words
     assert "where 10.0% are" in words
     worst = metrics["subgroups"]["worst"]
     assert (worst["attribute"], worst["group"], worst["positives"]) == ("age", "75 and over", 50)
