@@ -33,7 +33,7 @@ def measure_flags(
     columns: dict[str, Bools] = {str(reason): flagged[reason].to_numpy(bool) for reason in flagged}
     columns[ANY] = np.any(flagged.to_numpy(bool), axis=1)
     metrics = {reason: share(values, everything) for reason, values in columns.items()}
-    sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+    sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
     rows = []
     for reason, values in columns.items():
         found = estimate(sampled[reason])
@@ -57,7 +57,7 @@ def risk_coverage(predictions: Predictions, *, draws: int, rng: np.random.Genera
     kept = sorted({max(1, round(step / _STEPS * count)) for step in range(1, _STEPS + 1)})
     wrong: Bools = predictions.named != predictions.labels
     sampled = resample(
-        {images: share(wrong, rank < images) for images in kept}, predictions.lesions, draws=draws, rng=rng
+        {images: share(wrong, rank < images) for images in kept}, predictions.drawn, draws=draws, rng=rng
     )
     rows = []
     for images in kept:

@@ -23,7 +23,11 @@ SKIN_TONES: Final = {
     "dark": -90.0,
 }
 """Classes of skin tone by the lowest individual typology angle of each, in degrees."""
+MASKS: Final = "masks.npy"
+"""What ingest writes beside the image table: a packed mask an image, in its order."""
 _SIDE = 128  # pixels: lesions are large, and hairs vanish
+NO_MASK: Final = np.zeros(_SIDE * _SIDE // 8, np.uint8)
+"""In the place of a mask that the source lacks."""
 _DARK = 20.0  # L* of the corners that a dermatoscope's tube leaves
 _MARGIN = 0.06  # of the side: between the lesion's border and what counts as skin
 _LEAST_SKIN = 0.02  # share of the image below which nothing is said of the skin
@@ -39,10 +43,16 @@ class Appearance:
     """Individual typology angle of the skin around it, in degrees; None where too little skin is seen."""
 
 
-def appearance(image: Image) -> Appearance:
-    """Estimate the lesion's size and the skin's tone in an RGB image, uint8 (H, W, 3)."""
+def appearance(image: Image, given: Mask | None = None) -> Appearance:
+    """Estimate the lesion's size and the skin's tone in an RGB image.
+
+    Args:
+        image: uint8 (H, W, 3).
+        given: where the lesion is, of any size, if that is known.
+    """
     lab = _lab(image)
     lesion, corners = _find_lesion(lab)
+    lesion = lesion if given is None else _rescale(given, _SIDE, _SIDE)
     skin = lab[~grow(lesion | corners, _MARGIN)]
     if len(skin) < _LEAST_SKIN * _SIDE**2:
         return Appearance(float(lesion.mean()), None)
@@ -70,9 +80,22 @@ def skin_tone(ita: float) -> str:
 def lesion_mask(image: Image) -> Mask:
     """Estimate where the lesion is in an RGB image, uint8 (H, W, 3): bool (H, W)."""
     lesion, _ = _find_lesion(_lab(image))
-    height, width = image.shape[:2]
-    mask: Mask = cv2.resize(lesion.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
-    return mask
+    return _rescale(lesion, *image.shape[:2])
+
+
+def pack_mask(mask: Mask) -> NDArray[np.uint8]:
+    """A mask (H, W) as ingest keeps it: uint8 (2048,), a bit for each of 128 x 128 places."""
+    return np.packbits(_rescale(mask, _SIDE, _SIDE))
+
+
+def unpack_mask(packed: NDArray[np.uint8], height: int, width: int) -> Mask:
+    """What `pack_mask` gave, as bool (height, width)."""
+    return _rescale(np.unpackbits(packed).reshape(_SIDE, _SIDE) > 0, height, width)
+
+
+def _rescale(mask: Mask, height: int, width: int) -> Mask:
+    scaled: Mask = cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+    return scaled
 
 
 def grow(mask: Mask, margin: float) -> Mask:

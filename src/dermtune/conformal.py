@@ -1,36 +1,51 @@
 """Prediction sets: the classes that cannot be ruled out, so chosen that the right one is rarely left out.
 
-Split conformal prediction, class by class: of each class's lesions, the stated share has its class in the
-set, however rare the class. It holds for images drawn as those of validation are, and for no others.
+Split conformal prediction, class by class: of each class's lesions, the stated share is to have its class in
+the set, however rare the class. That holds for lesions drawn as those of validation are, had validation been
+used for nothing else; it also stopped the training and calibrated, so that the share on test is what counts.
 
 Source: Vovk, Conditional validity of inductive conformal predictors, Machine Learning 2013, section 4.
 """
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from dermtune.metrics import Bools, Floats, Labels, Predictions, estimate, resample, share
 
+_ROUNDING = 1e-6  # of float32, in which graphs answer
 
-def set_thresholds(probabilities: Floats, labels: Labels, coverage: float) -> Floats:
+
+def set_thresholds(
+    probabilities: Floats, labels: Labels, groups: NDArray[np.object_], coverage: float
+) -> Floats:
     """The least probability with which each class is in the set, (K,).
 
-    A class with too few images for the coverage has 0: it is in every set.
+    A lesion counts once, by the image of it that is hardest: images of one lesion are no more evidence than
+    one. A class with too few lesions for the coverage has 0: it is in every set.
 
     Args:
         probabilities: (N, K), of validation images.
         labels: (N,) class indices.
-        coverage: the share of each class's images whose set is to hold their class, above 0 and below 1.
+        groups: (N,) ids; images that share one count once.
+        coverage: the share of each class's lesions whose set is to hold their class, above 0 and below 1.
     """
     classes = probabilities.shape[1]
     thresholds = np.zeros(classes)
     for column in range(classes):
-        own = np.sort(probabilities[labels == column, column])
-        # one more than are there: the image to come is as likely to fall into any of the gaps
-        left_out = int(np.floor((len(own) + 1) * (1 - coverage) + 1e-9)) - 1
+        own = labels == column
+        hardest = pd.Series(probabilities[own, column]).groupby(groups[own]).min()
+        ordered = np.sort(hardest.to_numpy())
+        # one more than are there: the lesion to come is as likely to fall into any of the gaps
+        left_out = int(np.floor((len(ordered) + 1) * (1 - coverage) + 1e-9)) - 1
         if left_out >= 0:
-            thresholds[column] = own[left_out]
+            thresholds[column] = _just_below(ordered[left_out], probabilities[:, column])
     return thresholds
+
+
+def _just_below(score: float, scores: Floats) -> float:
+    """Halfway to the next lower score, so that another machine's rounding moves no image that ties out."""
+    return float(score + np.max(scores[scores < score - _ROUNDING], initial=0.0)) / 2
 
 
 def measure_sets(
@@ -53,7 +68,7 @@ def measure_sets(
     groups["all"] = np.ones(len(held), bool)
     metrics = {(name, "coverage"): share(held, among) for name, among in groups.items()}
     metrics |= {(name, "mean_size"): share(size, among) for name, among in groups.items()}
-    sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+    sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
     rows = []
     for name, among in groups.items():
         row: dict[str, object] = {"class": name, "images": int(among.sum())}

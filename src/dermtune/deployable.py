@@ -65,7 +65,7 @@ class Deployable(nn.Module):
         self.test_views = test_views
         self.curves = curves
         head = tails[0].classifier
-        classes, features = head.out_features, head.in_features * len(tails)
+        classes, features = head.out_features, head.in_features * len(tails) + _channels(trunk, input_size)
         rng = torch.Generator().manual_seed(0)
 
         def room(*shape: int) -> Tensor:
@@ -85,11 +85,15 @@ class Deployable(nn.Module):
             image: uint8 (N, H, W, 3).
 
         Returns:
-            Probabilities (N, K), logits (N, K), embedding (N, F), activation maps (N, K, h, w): what each
+            Probabilities (N, K), logits (N, K), embedding (N, F): the tails' last features and the trunk's,
+            means over places, each of length one, for what is unlike any lesion is plain to the frozen
+            layers, and what is unlike the lesions learned from to the trained ones; activation maps
+            (N, K, h, w): what each
             place of the last feature map adds to each class's logit (Zhou et al. 2016, Class Activation
             Mapping, eq. 2); and distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest
             reference (Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
-            Means over test views and tails; the embedding has each tail's channels, one after the other.
+            Means over test views and tails; the embedding has each tail's channels, one after the other, then
+            the trunk's.
         """
         size = [self.input_size, self.input_size]
         pixels = image.permute(0, 3, 1, 2).float()
@@ -98,7 +102,9 @@ class Deployable(nn.Module):
         activations = self.trunk(views)
         outputs = [_outputs(tail, activations) for tail in self.tails]
         logits = self._by_view(_mean([logits for logits, _, _ in outputs])).mean(0)
-        embedding = self._by_view(torch.cat([pooled for _, pooled, _ in outputs], dim=1)).mean(0)
+        parts = (torch.cat([pooled for _, pooled, _ in outputs], dim=1), activations.mean((2, 3)))
+        unit = torch.cat([functional.normalize(part, dim=1) for part in parts], dim=1)
+        embedding = self._by_view(unit).mean(0)
         maps = self._by_view(_mean([maps for _, _, maps in outputs]))
         activation_map = _mean([_turn_back(maps[view], view) for view in range(self.test_views)])
         probabilities = (logits * self.logit_scale + self.logit_shift).softmax(1)
@@ -121,6 +127,11 @@ class Deployable(nn.Module):
     def _by_view(self, values: Tensor) -> Tensor:
         """From (views * N, …) to (views, N, …)."""
         return values.reshape(self.test_views, -1, *values.shape[1:])
+
+
+def _channels(trunk: Trunk, input_size: int) -> int:
+    with torch.inference_mode():
+        return int(trunk(torch.zeros(1, 3, input_size, input_size)).shape[1])
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:

@@ -13,14 +13,19 @@ Method = Literal["temperature", "vector", "isotonic"]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9_-]+$")]
 
 
-def _require_target(name: str) -> str:
+def require_target(name: str) -> str:
+    """Give the name of a class, or `malignant`, back, for use in a config.
+
+    Raises:
+        ValueError: it is neither.
+    """
     return name if name == MALIGNANT else require_class(name)
 
 
 class Goal(Config):
     """What a threshold is chosen for, on validation."""
 
-    target: Annotated[str, AfterValidator(_require_target)]
+    target: Annotated[str, AfterValidator(require_target)]
     """A class, or `malignant`: all malignant classes together."""
     sensitivity: Annotated[float, Field(gt=0, le=1)] | None = None
     """The highest threshold that finds at least this share of them."""

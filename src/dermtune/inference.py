@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dermtune.appearance import appearance
+from dermtune.appearance import Appearance, appearance, lesion_mask, unpack_mask
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place
 from dermtune.shortcuts import VARIANTS, activation_inside
 from dermtune_bundle.graph import Graph, GraphOutput
 from dermtune_bundle.quality import Quality, measure_quality
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 
@@ -32,6 +33,8 @@ class Looked:
     """(N, F)"""
     distances: NDArray[np.float64]
     """(N,)"""
+    activations: NDArray[np.float32]
+    """(N, h, w) of the most probable class."""
     qualities: list[Quality]
 
 
@@ -64,52 +67,69 @@ def look_at_images(
         np.array([output.logits for output in outputs], np.float64),
         np.array([output.embedding for output in outputs], np.float32),
         np.array([output.distance for output in outputs], np.float64),
+        np.array([output.activation_map[output.probabilities.argmax()] for output in outputs], np.float32),
         [quality for _, quality in found],
-    )
-
-
-def appearances(packed: PackedImages, places: Sequence[Place]) -> pd.DataFrame:
-    """`lesion_share` and `ita` of images: a row an image, missing where nothing can be said.
-
-    Raises:
-        ImageError: an image can't be read; names it.
-    """
-    found = _map(lambda place: appearance(packed.decode(place)), places, "skin and size")
-    return pd.DataFrame(
-        {"lesion_share": [one.lesion_share for one in found], "ita": [one.ita for one in found]}, dtype=float
     )
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What the graph says of N images once a part of them is painted over."""
+    """What N images show, and what the graph says of them once a part of them is painted over."""
 
+    appearance: pd.DataFrame
+    """`lesion_share` and `ita`: a row an image, missing where nothing can be said."""
     probabilities: dict[str, NDArray[np.float64]]
     """(N, K) by variant, as of `shortcuts.VARIANTS`."""
     inside: NDArray[np.float64]
     """(N,) share of the most probable class's activation that lies in the lesion; NaN where there is none."""
-    covered: NDArray[np.float64]
-    """(N,) share of the image that the lesion covers."""
+    outlined: NDArray[np.bool_]
+    """(N,) is the outline of the lesion the source's? Else a program estimates it."""
 
 
-def probe_images(graph: Graph, packed: PackedImages, places: Sequence[Place], *, description: str) -> Probed:
-    """Run the graph on each image's variants, and see where it looks; arguments as of `look_at_images`."""
+def probe_images(
+    graph: Graph,
+    packed: PackedImages,
+    places: Sequence[Place],
+    *,
+    masks: Sequence[NDArray[np.uint8] | None],
+    activations: NDArray[np.float32],
+    description: str,
+) -> Probed:
+    """See what images show, and run the graph on each one's variants.
 
-    def probe(place: Place) -> tuple[list[NDArray[np.float32]], tuple[float, float]]:
+    Args:
+        graph: the deployable graph, with one thread.
+        packed: where the images lie.
+        places: N of them.
+        masks: N, as of `appearance.pack_mask`, or None where the source has none.
+        activations: (N, h, w), as of `Looked`.
+        description: what the progress bar says.
+
+    Raises:
+        ImageError: an image can't be read; names it.
+    """
+
+    def probe(
+        row: tuple[Place, NDArray[np.uint8] | None, NDArray[np.float32]],
+    ) -> tuple[Appearance, list[NDArray[np.float32]], float]:
+        place, given, activation = row
         image = packed.decode(place)
-        plain = graph.run(image)
-        activation = plain.activation_map[int(plain.probabilities.argmax())]
-        painted = [graph.run(change(image)).probabilities for change in VARIANTS.values()]
-        return painted, activation_inside(activation, image)
+        lesion = lesion_mask(image) if given is None else unpack_mask(given, *image.shape[:2])
+        painted = [graph.run(change(image, lesion)).probabilities for change in VARIANTS.values()]
+        return appearance(image, lesion), painted, activation_inside(activation, lesion)
 
-    found = _map(probe, places, description)
-    painted = np.array([one for one, _ in found], np.float64)
-    inside, covered = np.array([two for _, two in found], np.float64).T
-    by_variant = {name: painted[:, index] for index, name in enumerate(VARIANTS)}
-    return Probed(by_variant, inside, covered)
+    found = _map(probe, list(zip(places, masks, activations, strict=True)), description)
+    shown, painted, inside = zip(*found, strict=True)
+    values = np.array(painted, np.float64)
+    return Probed(
+        pd.DataFrame([{"lesion_share": one.lesion_share, "ita": one.ita} for one in shown], dtype=float),
+        {name: values[:, index] for index, name in enumerate(VARIANTS)},
+        np.array(inside, np.float64),
+        np.array([mask is not None for mask in masks]),
+    )
 
 
-def _map(look: Callable[[Place], T], places: Sequence[Place], description: str) -> list[T]:
+def _map(look: Callable[[R], T], places: Sequence[R], description: str) -> list[T]:
     """Look at each image, one a core."""
     pool = ThreadPoolExecutor(os.cpu_count())
     try:

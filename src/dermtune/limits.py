@@ -59,9 +59,19 @@ def choose_limits(
     sharpness = np.array([one.sharpness for one in seen.qualities])
     brightness = np.array([one.brightness for one in seen.qualities])
     return Limits(
-        distance=float(np.quantile(distances, 1 - false_alarms + 3 * share)),
-        sharpness=float(np.quantile(sharpness, share)),
-        darkest=float(np.quantile(brightness, share)),
-        brightest=float(np.quantile(brightness, 1 - share)),
+        distance=-_lowest(-distances, false_alarms - 3 * share),
+        sharpness=_lowest(sharpness, share),
+        darkest=_lowest(brightness, share),
+        brightest=-_lowest(-brightness, share),
         false_alarms=false_alarms,
     ), reference.T.astype(np.float32)
+
+
+def _lowest(values: NDArray[np.floating], share: float) -> float:
+    """What an image to come falls below with a chance of at most `share`; of few images, the lowest seen.
+
+    It is as likely to fall into any of the gaps between the values, and beyond them (Vovk et al., Algorithmic
+    Learning in a Random World, 2005).
+    """
+    rank = max(int((len(values) + 1) * share + 1e-9), 1)
+    return float(np.sort(values)[rank - 1])

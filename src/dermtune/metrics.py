@@ -7,7 +7,7 @@ What can't be computed is undefined: None, or NaN within draws; never 0 or 1.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
@@ -27,6 +27,8 @@ BINS = 10
 """Bins between 0 and 1, for the calibration errors and the reliability tables."""
 LEAST_SENSITIVITY = 0.80
 """Below it, no one would use a test for cancer: the partial AUROC looks above it."""
+LEAST_DRAWN = 3
+"""Lesions, on each side, that a bootstrap needs: of one or two, every draw is nearly alike."""
 _CHUNK = 1 << 18  # weights in memory at once: 2 MiB, which also fits a processor's cache
 _DIGITS = 6
 _MACRO_MEANS: dict[str, tuple[str, ...]] = {
@@ -36,7 +38,7 @@ _MACRO_MEANS: dict[str, tuple[str, ...]] = {
     "f1": ("f1", "macro"),
     "partial_auroc": ("partial_auroc", "macro"),
 }
-_UNDEFINED = "the test split holds no such image, or no other"
+_UNDEFINED = "no test image counts in it, or none stands against those that do"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,12 @@ class Metric:
     """On all images, each counted once; None where undefined."""
     weighted: Callable[[Floats], Floats]
     """Weights (draws, N) to values (draws,), NaN where undefined."""
-    among: Bools | None = None
-    """Of a share: the images (N,) that it is a share of."""
+    behind: tuple[Bools, ...] = ()
+    """Images (N,) that it is about: those of a share, or positives and negatives."""
+    is_share: bool = False
+    """Is it a share of images, for which an exact interval exists?"""
+    is_biased: bool = False
+    """Does resampling add to it, as to any mean of absolute values?"""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,11 @@ class Sampled:
     classes: int | None = None
     """How many classes a macro mean is over; None for other metrics."""
     lesions: int | None = None
-    """Of a share: how many lesions the images are of that it is a share of."""
+    """On that of its sides, or in that of its classes, that has fewest; None where it is about all images."""
+    is_share: bool = False
+    is_biased: bool = False
+    interval: tuple[float, float] | None = None
+    """Where it is not that of the draws."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +98,29 @@ class Predictions:
     named: Labels
     """(N,) indices of `classes`: the one class that the model names."""
     lesions: NDArray[np.object_]
-    """(N,) ids; images of one lesion are drawn together."""
+    """(N,) ids."""
 
     malignant: tuple[bool, ...] = ()
     """(K,) which classes are malignant; none where it is not asked."""
+    groups: NDArray[np.object_] | None = None
+    """(N,) ids of lesions, patients and copies joined, as the image table has them; None: `lesions`."""
+
+    @property
+    def drawn(self) -> NDArray[np.object_]:
+        """(N,) ids: images that share one are drawn together, for they say less than as many others would."""
+        return self.lesions if self.groups is None else self.groups
+
+    def only(self, kept: Bools) -> "Predictions":
+        """Of some of the images, (N,)."""
+        groups = None if self.groups is None else self.groups[kept]
+        return replace(
+            self,
+            probabilities=self.probabilities[kept],
+            labels=self.labels[kept],
+            named=self.named[kept],
+            lesions=self.lesions[kept],
+            groups=groups,
+        )
 
     def of(self, name: str) -> tuple[Floats, Bools]:
         """One class, or `malignant`, against the rest: scores (N,) and which images are of it (N,)."""
@@ -111,7 +140,8 @@ def share(values: NDArray[Any], among: Bools) -> Metric:
     def weighted(weights: Floats) -> Floats:
         return _ratio(weights @ kept, weights @ counted)
 
-    return Metric(float(values[among].mean()) if among.any() else None, weighted, among)
+    value = float(values[among].mean()) if among.any() else None
+    return Metric(value, weighted, (among,), is_share=values.dtype == bool)
 
 
 def accuracy(named: Labels, labels: Labels) -> Metric:
@@ -159,11 +189,19 @@ def at_prevalence(sensitivity: Sampled, specificity: Sampled, prevalence: float)
         return _ratio(true, true + (1 - found) * prevalence)
 
     def sampled(value: Callable[[Floats, Floats], Floats]) -> Sampled:
-        if sensitivity.value is None or specificity.value is None:
-            return Sampled(None, np.full_like(sensitivity.draws, np.nan))
-        both = value(np.array([sensitivity.value]), np.array([specificity.value]))[0]
         draws = value(sensitivity.draws, specificity.draws)
-        return Sampled(None if np.isnan(both) else float(both), draws)
+        ends = [estimate(rate) for rate in (sensitivity, specificity)]
+        # both values rise with both rates, so that the corners bound them
+        found, low, high = (
+            value(*(np.array([getattr(end, name)], np.float64) for end in ends))[0]
+            for name in ("value", "low", "high")
+        )
+        if np.isnan(found):
+            return Sampled(None, draws)
+        # where one rate is 0 or 1 in every draw, the draws know nothing of its exact interval
+        exact = any(rate.value in (0, 1) for rate in (sensitivity, specificity))
+        corners = (0.0 if np.isnan(low) else float(low), 1.0 if np.isnan(high) else float(high))
+        return Sampled(float(found), draws, interval=corners if exact else None)
 
     return sampled(ppv), sampled(npv)
 
@@ -181,7 +219,7 @@ def f1(named: Labels, labels: Labels, column: int) -> Metric:
         values[weights @ truth.astype(np.float64) == 0] = np.nan
         return values
 
-    return Metric(float(right.sum() / either.sum()) if truth.any() else None, weighted)
+    return Metric(float(right.sum() / either.sum()) if truth.any() else None, weighted, (truth,))
 
 
 def negative_log_likelihood(probabilities: Floats, labels: Labels) -> Metric:
@@ -214,7 +252,7 @@ def expected_calibration_error(probabilities: Floats, labels: Labels) -> Metric:
     def weighted(weights: Floats) -> Floats:
         return _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 
-    return Metric(_only(weighted, len(labels)), weighted)
+    return Metric(_only(weighted, len(labels)), weighted, is_biased=True)
 
 
 def classwise_calibration_error(probabilities: Floats, labels: Labels) -> Metric:
@@ -233,7 +271,7 @@ def classwise_calibration_error(probabilities: Floats, labels: Labels) -> Metric
     def weighted(weights: Floats) -> Floats:
         return _ratio(np.abs(weights @ gaps).sum(axis=1) / classes, weights.sum(axis=1))
 
-    return Metric(_only(weighted, count), weighted)
+    return Metric(_only(weighted, count), weighted, is_biased=True)
 
 
 def partial_auroc(scores: Floats, positive: Bools, least: float = LEAST_SENSITIVITY) -> Metric:
@@ -263,7 +301,7 @@ def partial_auroc(scores: Floats, positive: Bools, least: float = LEAST_SENSITIV
         return area
 
     defined = bool(positive.any() and not positive.all())
-    return Metric(_only(weighted, len(scores)) if defined else None, weighted)
+    return Metric(_only(weighted, len(scores)) if defined else None, weighted, (positive, ~positive))
 
 
 def auroc(scores: Floats, positive: Bools) -> Metric:
@@ -279,7 +317,9 @@ def auroc(scores: Floats, positive: Bools) -> Metric:
         return _ratio(wins, found.sum(axis=1) * negatives[:, -1])
 
     defined = positive.any() and not positive.all()
-    return Metric(float(roc_auc_score(positive, scores)) if defined else None, weighted)
+    return Metric(
+        float(roc_auc_score(positive, scores)) if defined else None, weighted, (positive, ~positive)
+    )
 
 
 def average_precision(scores: Floats, positive: Bools) -> Metric:
@@ -296,7 +336,8 @@ def average_precision(scores: Floats, positive: Bools) -> Metric:
         precision = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
         return _ratio(np.einsum("dp,dp->d", found, precision), found.sum(axis=1))
 
-    return Metric(float(average_precision_score(positive, scores)) if positive.any() else None, weighted)
+    value = float(average_precision_score(positive, scores)) if positive.any() else None
+    return Metric(value, weighted, (positive,))
 
 
 def macro(sampled: Sequence[Sampled]) -> Sampled:
@@ -308,11 +349,16 @@ def macro(sampled: Sequence[Sampled]) -> Sampled:
     if not defined:
         return Sampled(None, np.full_like(sampled[0].draws, np.nan), classes=0)
     value = float(np.mean([one.value for one in defined if one.value is not None]))
-    return Sampled(value, np.mean([one.draws for one in defined], axis=0), classes=len(defined))
+    lesions = min((one.lesions for one in defined if one.lesions is not None), default=None)
+    draws: Floats = np.mean([one.draws for one in defined], axis=0)
+    return Sampled(value, draws, classes=len(defined), lesions=lesions)
 
 
 def lesion_weights(lesions: NDArray[np.object_], *, draws: int, rng: np.random.Generator) -> Iterator[Floats]:
     """How often each image counts when lesions are drawn with replacement, in chunks (some draws, N)."""
+    if not len(lesions):
+        yield np.zeros((draws, 0))
+        return
     _, index = np.unique(lesions, return_inverse=True)
     count = int(index.max()) + 1
     rows = max(1, _CHUNK // len(lesions))
@@ -345,7 +391,9 @@ def resample(
         key: Sampled(
             metric.value,
             np.concatenate([chunk[key] for chunk in chunks]),
-            lesions=None if metric.among is None else len(np.unique(lesions[metric.among])),
+            lesions=min((len(np.unique(lesions[side])) for side in metric.behind), default=None),
+            is_share=metric.is_share,
+            is_biased=metric.is_biased,
         )
         for key, metric in metrics.items()
     }
@@ -356,20 +404,32 @@ def estimate(sampled: Sampled) -> Estimate:
 
     Where all images agree, no draw differs, yet "none of 31 was missed" does not mean that none ever will
     be: the interval of a share of 0 or 1 is then the exact one, each lesion counted once. Other perfect
-    metrics, such as an AUROC of 1, get none.
+    metrics, such as an AUROC of 1, get none; nor does what fewer than `LEAST_DRAWN` lesions stand behind.
+    What resampling adds to a calibration error is taken off its interval.
 
-    Source: Clopper and Pearson, The use of confidence or fiducial limits, 1934.
+    Source: Clopper and Pearson, The use of confidence or fiducial limits, 1934; Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, sections 10.6 and 13.3.
     """
     defined = sampled.draws[~np.isnan(sampled.draws)]
     left_out = len(sampled.draws) - len(defined)
-    if sampled.value is None or not len(defined):
-        return Estimate(sampled.value, None, None, left_out)
+    nothing = Estimate(sampled.value, None, None, left_out)
+    if sampled.value is None:
+        return nothing
+    if sampled.interval is not None:
+        return Estimate(sampled.value, *sampled.interval, left_out)
+    if sampled.is_share and sampled.value in (0, 1) and sampled.lesions:
+        all_agree = 0.025 ** (1 / sampled.lesions)
+        ends = (all_agree, 1.0) if sampled.value else (0.0, 1 - all_agree)
+        return Estimate(sampled.value, ends[0], ends[1], left_out)
+    is_mean = sampled.classes is not None  # of classes, of which the others still tell something
+    few = not is_mean and sampled.lesions is not None and sampled.lesions < LEAST_DRAWN
+    if not len(defined) or few:
+        return nothing
     low, high = np.percentile(defined, [2.5, 97.5])
     if low == high and sampled.value in (0, 1):
-        if not sampled.lesions:  # no share: too few lesions to tell how far it is from perfect
-            return Estimate(sampled.value, None, None, left_out)
-        all_agree = 0.025 ** (1 / sampled.lesions)
-        low, high = (all_agree, 1) if sampled.value else (0, 1 - all_agree)
+        return nothing
+    if sampled.is_biased:
+        low, high = np.maximum(np.array([low, high]) - (defined.mean() - sampled.value), 0)
     return Estimate(sampled.value, float(low), float(high), left_out)
 
 
@@ -411,7 +471,7 @@ def measure(
     for point in points:
         for key, rate in _RATES.items():
             metrics[key, point.name] = rate(*predictions.of(point.target), point.threshold)
-    sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+    sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
     for point in points:
         if point.target in prevalence:
             found, spared = (sampled[key, point.name] for key in ("sensitivity", "specificity"))

@@ -6,12 +6,15 @@ CLAIM (Tejani et al. 2024, https://doi.org/10.1148/ryai.240300) ask for beyond t
 only a person can answer is left blank, and marked.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from markdown_it import MarkdownIt
 
+from dermtune.abstention import ANY
+from dermtune.labels import NAMES, lesion_class
 from dermtune_bundle.manifest import Manifest, OperatingPoint, flatten
 
 BLANK = "**[a person is to fill this in]**"
@@ -31,11 +34,12 @@ def model_card(manifest: Manifest) -> str:
         name=manifest.name,
         notice=manifest.notice,
         classes=_table(
-            ["class", "name", "counted as malignant", "decision weight"],
+            ["class", "name", "SNOMED CT", "counted as malignant", "decision weight"],
             [
                 [
                     known.title,
                     f"`{known.name}`",
+                    (lesion_class(known.name).snomed if known.name in NAMES else None) or "",
                     "yes" if known.malignant else "no",
                     f"{known.decision_weight:.3g}",
                 ]
@@ -68,6 +72,8 @@ def model_card(manifest: Manifest) -> str:
         blank=BLANK,
         coverage=manifest.coverage,
         false_alarms=manifest.limits.false_alarms,
+        abstains=_abstains(manifest.metrics),
+        prevalence=_prevalence(manifest.metrics),
         seed=manifest.lineage.get("seed", "not recorded"),
         method=manifest.calibration.method,
         nll_before=_number(manifest.calibration.nll_before),
@@ -110,7 +116,10 @@ def _subgroups(found: Mapping[str, Any] | None) -> str:
     worst = found.get("worst")
     said = "No group is large enough to be compared with another."
     if worst:
-        said = f"The lowest sensitivity is that of {worst['attribute']}: {worst['group']}."
+        said = (
+            f"The lowest sensitivity of those large enough to judge is that of {worst['attribute']}:"
+            f" {worst['group']}, {describe_metric(worst['sensitivity'])}, n = {worst['positives']} lesions."
+        )
     rows = [
         [
             f"{attribute}: {group}",
@@ -122,6 +131,17 @@ def _subgroups(found: Mapping[str, Any] | None) -> str:
     ]
     table = _table(["group", "images", *_GROUP_METRICS], rows)
     return f"At the operating point `{found['operating_point']}`. {said}\n\n{table}"
+
+
+def _abstains(metrics: Mapping[str, Any]) -> str:
+    found = metrics.get("abstention", {}).get(ANY)
+    return describe_metric(found) if found else "a share that was not measured"
+
+
+def _prevalence(metrics: Mapping[str, Any]) -> str:
+    stated = metrics.get("prevalence") or {}
+    shares = ", ".join(f"{share:.1%} of the lesions are {target}" for target, share in stated.items())
+    return f"Predictive values at prevalence are for where {shares}." if shares else ""
 
 
 def _source(source: object) -> str:
@@ -153,9 +173,18 @@ def _number(value: float | None) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; a bar in a cell must not end it."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    """A Markdown table, whose cells are plain text: what a source calls a site must not become a link."""
+    lines = [[_plain(cell) for cell in line] for line in (header, *rows)]
+    lines.insert(1, ["---"] * len(header))
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(cell: str) -> str:
+    text = " ".join(cell.split())
+    if len(text) > 1 and text[0] == text[-1] == "`":  # code, in which nothing is a link
+        inner = text[1:-1].replace("`", "'").replace("|", "\\|")
+        return f"`{inner}`"
+    return re.sub(r"([\\|\[\]<!*])", r"\\\1", text)
 
 
 _PAGE = """\
@@ -225,7 +254,8 @@ table are those of validation, and so look somewhat better than on new images:
 
 Beside its answer the model gives the set of classes that cannot be ruled out, which is to hold the right one
 in {coverage:.0%} of each class's images, and abstains on images unlike those it knows, blurred, too dark or
-too bright: at most {false_alarms:.0%} of usual ones.
+too bright: its limits were chosen so that it does on {false_alarms:.0%} of images such as those of
+validation; on test it does on {abstains}.
 
 ## Evaluation data
 
@@ -245,6 +275,8 @@ class.
 ## Quantitative analyses
 
 {metrics}
+
+{prevalence}
 
 Calibration: {method}, fitted on the validation split; negative log-likelihood there {nll_before} before and
 {nll_after} after.

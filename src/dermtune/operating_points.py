@@ -35,7 +35,7 @@ def choose_operating_points(
 
 
 def require_targets(goals: Mapping[str, Goal], classes: Mapping[str, bool]) -> None:
-    """Make sure, before any training, that each target is a class or that some class is malignant.
+    """Make sure that each target is a class or that some class is malignant.
 
     Args:
         goals: by the operating point's name.
@@ -112,11 +112,14 @@ def _choose(predictions: Predictions, name: str, goal: Goal) -> OperatingPoint:
     else:
         threshold = balanced_threshold(scores, positive)
     flagged = scores >= threshold
+    found, spared = float(flagged[positive].mean()), float(1 - flagged[~positive].mean())
+    # a negative that is as certain as any positive cannot be left alone by a probability's threshold
+    is_reached = goal.specificity is None or spared >= goal.specificity - 1e-9
     return OperatingPoint(
         name=name,
         target=goal.target,
         threshold=threshold,
-        goal=f"{goal} on validation",
-        sensitivity=float(flagged[positive].mean()),
-        specificity=float(1 - flagged[~positive].mean()),
+        goal=f"{goal} on validation{'' if is_reached else ', which no threshold gives'}",
+        sensitivity=found,
+        specificity=spared,
     )

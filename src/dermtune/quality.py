@@ -11,6 +11,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import NDArray
 
+from dermtune.appearance import pack_mask
 from dermtune.duplicates import make_print
 from dermtune.errors import SourceError
 from dermtune.labels import NAMES
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 NO_FILE = "listed by the source, but there is no such file"
 _BLANK_STD = 2.0  # grey levels; the flattest real dermoscopic image that we saw has 9
+_ASPECT = 0.02  # by which a mask's shape may differ from its image's, after rescaling
 _IMAGE_ID = re.compile(r"[\w.-]{1,100}")
 _BATCH = 256  # images in flight, so that memory does not grow with the source
 
@@ -37,6 +39,8 @@ class CheckedImage:
     """As `duplicates.make_print` gives it."""
     width: int
     height: int
+    mask: NDArray[np.uint8] | None = None
+    """As `appearance.pack_mask` gives it; None: the source has none that can be used."""
 
 
 def check_image(image: SourceImage) -> CheckedImage | str:
@@ -53,7 +57,20 @@ def check_image(image: SourceImage) -> CheckedImage | str:
     if float(pixels.std()) < _BLANK_STD:
         return "blank: all pixels have nearly the same colour"
     height, width = pixels.shape[:2]
-    return CheckedImage(data, hashlib.sha256(data).hexdigest(), make_print(pixels), width, height)
+    mask = _read_mask(image, width, height)
+    return CheckedImage(data, hashlib.sha256(data).hexdigest(), make_print(pixels), width, height, mask)
+
+
+def _read_mask(image: SourceImage, width: int, height: int) -> NDArray[np.uint8] | None:
+    """The source's outline of the lesion; an image can be used without one, so that a bad one is none."""
+    if image.mask is None:
+        return None
+    try:
+        pixels = decode(image.mask(), name=image.image_id)
+    except (OSError, ImageError):
+        return None
+    is_same_view = abs(pixels.shape[1] / pixels.shape[0] - width / height) < _ASPECT
+    return pack_mask(pixels[..., 0] > 127) if is_same_view else None  # noqa: PLR2004 (the middle of a byte)
 
 
 def _unusable_listing(image: SourceImage) -> str | None:

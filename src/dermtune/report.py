@@ -19,6 +19,7 @@ from dermtune.conformal import measure_sets
 from dermtune.figures import Curve, confusion_matrix, forest, pr_curves, reliability, roc_curves
 from dermtune.inference import Looked, Probed
 from dermtune.metrics import (
+    Bools,
     Predictions,
     Sampled,
     brier,
@@ -31,17 +32,20 @@ from dermtune.metrics import (
     reliability_table,
     resample,
     roc_table,
+    sensitivity,
+    share,
+    specificity,
     top_label,
 )
 from dermtune.shortcuts import measure_shortcuts
-from dermtune.subgroups import ATTRIBUTES, gaps, groups_of, measure_subgroups, worst_group
+from dermtune.subgroups import ATTRIBUTES, LEAST_LESIONS, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
 from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
 from dermtune_bundle.pictures import overlay, to_jpeg
 
 _SYNTHETIC = "synthetic"
 _GROUP_METRICS = ("sensitivity", "specificity", "auroc")
-_MISSES, _THUMBNAIL = 100, 160  # images, pixels
+_MISSES, _ALARMS, _THUMBNAIL = 100, 12, 160  # images, images, pixels
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,17 @@ class Evaluation:
     """`ece, ece_classwise, nll, brier` without calibration."""
     shortcuts: pd.DataFrame
     """As of `shortcuts.measure_shortcuts`; the first row is the images as they are."""
-    inside: float
-    """Mean share of the most probable class's activation that lies in the lesion …"""
-    covered: float
-    """… and mean share of the image that the lesion covers."""
+    looks: Mapping[str, Sampled]
+    """`inside`: mean share of the most probable class's activation that lies in the lesion; `covered`: of the
+    image that the lesion covers; of the images in which one is found."""
+    outlined: tuple[int, int, int]
+    """Of the images: where the source outlines the lesion, where a program does, and where none is found."""
+    answered: Mapping[str, Sampled]
+    """`sensitivity` and `specificity` at `subgroup_point` where the model does not abstain."""
+    tones: Mapping[str, int]
+    """Test images by skin tone."""
+    is_external: bool
+    """Are these images of another source than those that the model learned from?"""
     draws: int
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -111,8 +122,9 @@ class Evaluation:
     def note(self) -> str:
         """What n is, and how the intervals were made; goes below every figure."""
         images, lesions = len(self.predictions.labels), len(np.unique(self.predictions.lesions))
+        where = "another source" if self.is_external else "test split"
         return (
-            f"n = {images:,} images of {lesions:,} lesions (test split). "
+            f"n = {images:,} images of {lesions:,} lesions ({where}). "
             f"Intervals: 95%, {self.draws:,} bootstrap draws of lesions."
         )
 
@@ -123,6 +135,7 @@ def evaluation_of(
     seen: Looked,
     probed: Probed,
     *,
+    is_external: bool,
     draws: int,
     rng: np.random.Generator,
     prevalence: Mapping[str, float],
@@ -131,9 +144,10 @@ def evaluation_of(
 
     Args:
         contract: what the graph's numbers mean, and the operating points.
-        test: rows of the image table, in the order of `seen`, with `lesion_share` and `ita` of `appearance`.
+        test: rows of the image table, in the order of `seen`.
         seen: what the graph says of them.
-        probed: what it says once a part of them is painted over.
+        probed: what they show, and what it says once a part of them is painted over.
+        is_external: are they of another source than those that the model learned from?
         draws: how many draws of lesions stand behind each interval.
         rng: where they come from.
         prevalence: as `metrics.measure` takes it.
@@ -142,7 +156,9 @@ def evaluation_of(
     labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
     lesions = test["lesion_id"].to_numpy(dtype=object)
     malignant = tuple(known.malignant for known in contract.classes)
-    predictions = Predictions(names, probabilities, labels, contract.named(probabilities), lesions, malignant)
+    together = test["group_id"].to_numpy(dtype=object)
+    named = contract.named(probabilities)
+    predictions = Predictions(names, probabilities, labels, named, lesions, malignant, together)
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
     bootstrap: dict[str, Any] = {"draws": draws, "rng": rng}
@@ -154,11 +170,19 @@ def evaluation_of(
         "brier": brier(raw, labels),
     }
     point = _most_sensitive(contract.operating_points)
-    groups = groups_of(test)
-    variants = {"as they are": predictions} | {
-        name: replace(predictions, probabilities=painted, named=contract.named(painted))
+    groups = groups_of(pd.concat([test, probed.appearance], axis=1))
+    found = (probed.appearance["lesion_share"] > 0).to_numpy(bool)
+    within = predictions.only(found)
+    variants = {"as they are": within} | {
+        name: replace(within, probabilities=painted[found], named=contract.named(painted[found]))
         for name, painted in probed.probabilities.items()
     }
+    covered = probed.appearance["lesion_share"].to_numpy(float)
+    looks = {
+        "inside": share(np.nan_to_num(probed.inside), found & ~np.isnan(probed.inside)),
+        "covered": share(covered, found),
+    }
+    abstains = flags(contract.limits, seen)
     return Evaluation(
         contract=contract,
         predictions=predictions,
@@ -166,20 +190,45 @@ def evaluation_of(
         roc=roc_table(predictions),
         pr=pr_table(predictions),
         reliability={
-            name: reliability_table(*pair, predictions.lesions, **bootstrap) for name, pair in shown.items()
+            name: reliability_table(*pair, predictions.drawn, **bootstrap) for name, pair in shown.items()
         },
         sets=measure_sets(predictions, contract.in_set(probabilities), **bootstrap),
         subgroups=measure_subgroups(predictions, groups, point, **bootstrap) if point else pd.DataFrame(),
         subgroup_point=point,
-        flagged=measure_flags(flags(contract.limits, seen), predictions, **bootstrap),
+        flagged=measure_flags(abstains, predictions, **bootstrap),
         selective=risk_coverage(predictions, **bootstrap),
-        before=reliability_table(*top_label(raw, labels), predictions.lesions, **bootstrap),
-        uncalibrated=resample(errors, predictions.lesions, **bootstrap),
+        before=reliability_table(*top_label(raw, labels), predictions.drawn, **bootstrap),
+        uncalibrated=resample(errors, predictions.drawn, **bootstrap),
         shortcuts=measure_shortcuts(variants, **bootstrap),
-        inside=float(np.nanmean(probed.inside)),
-        covered=float(probed.covered.mean()),
+        looks=resample(looks, predictions.drawn, **bootstrap),
+        outlined=(
+            int((probed.outlined & found).sum()),
+            int((~probed.outlined & found).sum()),
+            int((~found).sum()),
+        ),
+        answered=_answered(predictions, ~np.any(abstains.to_numpy(bool), axis=1), point, **bootstrap),
+        tones={str(tone): int(n) for tone, n in groups["skin_tone"].value_counts().items()},
+        is_external=is_external,
         draws=draws,
     )
+
+
+def _answered(
+    predictions: Predictions,
+    kept: Bools,
+    point: OperatingPoint | None,
+    *,
+    draws: int,
+    rng: np.random.Generator,
+) -> dict[str, Sampled]:
+    if point is None or not kept.any():
+        return {}
+    part = predictions.only(kept)
+    rates = {
+        "sensitivity": sensitivity(*part.of(point.target), point.threshold),
+        "specificity": specificity(*part.of(point.target), point.threshold),
+    }
+    return resample(rates, part.drawn, draws=draws, rng=rng)
 
 
 def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
@@ -201,6 +250,9 @@ def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
             for row in _records(evaluation.shortcuts)
         },
         "abstention": {row["reason"]: numbers(row, "share") for row in _records(evaluation.flagged)},
+        "answered": {name: _metric(one) for name, one in evaluation.answered.items()},
+        "looks": {name: _metric(one) for name, one in evaluation.looks.items()},
+        "is_external": evaluation.is_external,
     }
     if evaluation.subgroup_point:
         groups: dict[str, Any] = {}
@@ -211,7 +263,9 @@ def further_metrics(evaluation: Evaluation) -> dict[str, Any]:
         worst = worst_group(evaluation.subgroups)
         found["subgroups"] = {
             "operating_point": evaluation.subgroup_point.name,
-            "worst": worst and {name: worst[name] for name in ("attribute", "group")},
+            "worst": worst
+            and {name: worst[name] for name in ("attribute", "group", "positives")}
+            | {"sensitivity": numbers(worst, "sensitivity")},
             "groups": groups,
         }
     return found
@@ -306,6 +360,19 @@ def most_confident_misses(
     return [_miss(evaluation, int(row), image_ids[row], float(scores[row]), look) for row in lowest_first]
 
 
+def most_confident_alarms(
+    evaluation: Evaluation,
+    point: OperatingPoint,
+    image_ids: Sequence[str],
+    look: Callable[[int], tuple[NDArray[np.uint8], NDArray[np.floating]]],
+) -> list[Miss]:
+    """The other images that score highest above the point's threshold; as `most_confident_misses`."""
+    scores, positive = evaluation.predictions.of(point.target)
+    alarms = np.flatnonzero(~positive & (scores >= point.threshold))
+    highest_first = alarms[np.argsort(-scores[alarms], kind="stable")][:_ALARMS]
+    return [_miss(evaluation, int(row), image_ids[row], float(scores[row]), look) for row in highest_first]
+
+
 def _miss(
     evaluation: Evaluation,
     row: int,
@@ -327,7 +394,9 @@ def render(
     *,
     pngs: Mapping[str, bytes],
     misses: Mapping[str, Sequence[Miss]],
-    quarantined: pd.DataFrame | None = None,
+    alarms: Mapping[str, Sequence[Miss]],
+    quarantined: pd.DataFrame,
+    ingested: Mapping[str, Any],
 ) -> str:
     """Write the report as one self-contained HTML page: no script, nothing fetched.
 
@@ -335,9 +404,11 @@ def render(
         evaluation: the predictions and what was measured on them.
         metrics: what metrics.json holds.
         table: the image table, all splits.
-        quarantined: what ingest set aside, with a `reason` each; None where that is not known.
+        quarantined: what was set aside, with a `reason` each.
+        ingested: `copies` that ingest kept together, and which columns tell the diagnosis (`told`).
         pngs: the figures by name; those that the page does not know are left out.
-        misses: by operating point, the most confident ones first.
+        misses: by operating point, the most confident ones first …
+        alarms: … and the same of others that were taken for its target.
     """
     counts = pd.crosstab(table["label"], table["split"]).reindex(
         index=evaluation.predictions.classes, columns=["train", "val", "test"], fill_value=0
@@ -346,7 +417,12 @@ def render(
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"interval": with_interval, "data_uri": _data_uri, "flatten": flatten}
+    environment.filters |= {
+        "interval": with_interval,
+        "percent": _percent,
+        "data_uri": _data_uri,
+        "flatten": flatten,
+    }
     template = environment.from_string(files("dermtune").joinpath("report.html").read_text(encoding="utf-8"))
     return template.render(
         notice=NOTICE,
@@ -359,6 +435,15 @@ def render(
         counts=counts.to_dict("index"),
         totals=counts.sum().to_dict(),
         lesions=table.groupby("split")["lesion_id"].nunique().to_dict(),
+        lesions_of=test.groupby("label")["lesion_id"].nunique().to_dict(),
+        least=LEAST_LESIONS,
+        is_external=evaluation.is_external,
+        tones=evaluation.tones,
+        outlined=evaluation.outlined,
+        answered={name: _metric(one) for name, one in evaluation.answered.items()},
+        alarms=alarms,
+        copies=ingested.get("copies", 0),
+        told=ingested.get("told", []),
         draws=evaluation.draws,
         note=evaluation.note(),
         pngs=pngs,
@@ -371,21 +456,21 @@ def render(
         worst=worst_group(evaluation.subgroups) if len(evaluation.subgroups) else None,
         sets=_records(evaluation.sets),
         flagged=_records(evaluation.flagged),
-        selective=_records(evaluation.selective),
         any_flag=ANY,
         uncalibrated={name: _metric(one) for name, one in evaluation.uncalibrated.items()},
-        quarantined=None if quarantined is None else quarantined["reason"].value_counts().to_dict(),
+        quarantined=quarantined["reason"].value_counts().to_dict(),
         people=_people(table),
         shortcuts=_records(evaluation.shortcuts),
-        inside=evaluation.inside,
-        covered=evaluation.covered,
+        looks={name: _metric(one) for name, one in evaluation.looks.items()},
     )
 
 
 def _people(table: pd.DataFrame) -> dict[str, Any]:
     """Images by attribute, group and split, of the attributes that the image table holds."""
     groups = groups_of(table.assign(ita=np.nan, lesion_share=np.nan))
-    shown = [name for name in ATTRIBUTES if not name.startswith(("skin", "lesion"))]
+    shown = [
+        name for name in ATTRIBUTES if not name.startswith(("skin", "lesion"))
+    ]  # estimated on test alone
     return {
         name: pd.crosstab(groups[name], table["split"])
         .reindex(columns=["train", "val", "test"], fill_value=0)
@@ -407,7 +492,7 @@ def _answer(evaluation: Evaluation, metrics: Mapping[str, Any]) -> str:
     point = evaluation.subgroup_point
     if point is None:
         return "No threshold was chosen; the model gives probabilities only."
-    what = "malignant lesions" if point.target == MALIGNANT else f"lesions of class {point.target}"
+    what = "images of malignant lesions" if point.target == MALIGNANT else f"images of class {point.target}"
     found, spared = (metrics[name][point.name] for name in ("sensitivity", "specificity"))
     return (
         f"At its most careful threshold ({point.name}), the model finds {_percent(found)} of the {what} and"

@@ -12,26 +12,26 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from dermtune.appearance import grow, lesion_mask
+from dermtune.appearance import Mask, grow
 from dermtune.metrics import Predictions, auroc, estimate, macro, recall, resample
 
 Image = NDArray[np.uint8]
 _MARGIN = 0.04  # of the shorter side: a lesion's border says as much as the lesion
 
 
-def lesion_painted_over(image: Image) -> Image:
-    """The image with the median colour of the rest where the lesion is, uint8 (H, W, 3)."""
-    mask = grow(lesion_mask(image), _MARGIN)
+def lesion_painted_over(image: Image, lesion: Mask) -> Image:
+    """The image with the median colour of the rest where the lesion (H, W) is, uint8 (H, W, 3)."""
+    mask = grow(lesion, _MARGIN)
     return _paint(image, mask, of=~mask)
 
 
-def lesion_alone(image: Image) -> Image:
-    """The image with the median colour of the skin wherever the lesion is not, uint8 (H, W, 3)."""
-    mask = grow(lesion_mask(image), _MARGIN)
+def lesion_alone(image: Image, lesion: Mask) -> Image:
+    """The image with the median colour of the skin wherever the lesion (H, W) is not, uint8 (H, W, 3)."""
+    mask = grow(lesion, _MARGIN)
     return _paint(image, ~mask, of=~mask)
 
 
-VARIANTS: Mapping[str, Callable[[Image], Image]] = {
+VARIANTS: Mapping[str, Callable[[Image, Mask], Image]] = {
     "lesion painted over": lesion_painted_over,
     "lesion alone": lesion_alone,
 }
@@ -57,7 +57,7 @@ def measure_shortcuts(
             ("recall", label): recall(predictions.named, predictions.labels, column)
             for column, label in enumerate(predictions.classes)
         }
-        sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+        sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
         row: dict[str, object] = {"variant": name}
         for metric, part in (("auroc", "auroc"), ("balanced_accuracy", "recall")):
             found = estimate(macro([sampled[part, label] for label in predictions.classes]))
@@ -66,21 +66,21 @@ def measure_shortcuts(
     return pd.DataFrame(rows)
 
 
-def activation_inside(activation: NDArray[np.floating], image: Image) -> tuple[float, float]:
-    """Share of a class's positive activation that lies in the lesion, and share of the image that it covers.
+def activation_inside(activation: NDArray[np.floating], lesion: Mask) -> float:
+    """Share of a class's positive activation that lies in the lesion; NaN where there is none.
 
     Args:
         activation: (h, w) of one class, as the graph gives it.
-        image: uint8 (H, W, 3).
+        lesion: (H, W) where it is.
     """
-    mask = lesion_mask(image).astype(np.float64)
+    mask = lesion.astype(np.float64)
     height, width = activation.shape
     rows = np.array_split(np.arange(mask.shape[0]), height)
     columns = np.array_split(np.arange(mask.shape[1]), width)
     inside = np.array([[mask[np.ix_(row, column)].mean() for column in columns] for row in rows])
     positive = np.maximum(activation, 0).astype(np.float64)
     total = float(positive.sum())
-    return (float((positive * inside).sum()) / total if total else float("nan")), float(mask.mean())
+    return float((positive * inside).sum()) / total if total else float("nan")
 
 
 def _paint(image: Image, where: NDArray[np.bool_], *, of: NDArray[np.bool_]) -> Image:

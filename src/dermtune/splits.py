@@ -107,10 +107,25 @@ def assign_splits(
         shares: of train, val and test.
         rng: draws the order of the groups.
     """
-    keys = table[["lesion_id", "patient_id", "sha256"]].astype(object)
-    groups = join_groups(copies, *(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
+    groups = group_images(table, copies)
     split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng)
-    return table.assign(group_id=[f"G{group:07d}" for group in groups], split=split)
+    return table.assign(group_id=group_names(groups), split=split)
+
+
+def group_images(table: pd.DataFrame, copies: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Group numbers (N,): images of one lesion, patient, file or photograph stay together.
+
+    Args:
+        table: with lesion_id, patient_id and sha256.
+        copies: N keys; images that share one are copies of one photograph.
+    """
+    keys = table[["lesion_id", "patient_id", "sha256"]].astype(object)
+    return join_groups(copies, *(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
+
+
+def group_names(groups: NDArray[np.int64]) -> list[str]:
+    """`group_id` of group numbers (N,)."""
+    return [f"G{group:07d}" for group in groups]
 
 
 def require_every_class(labels: Sequence[str], groups: Sequence[str], *, folds: int, key: str) -> None:

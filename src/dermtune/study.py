@@ -97,7 +97,10 @@ def study_leakage(
     draws: int,
     seed: int,
 ) -> dict[float, list[Difference]]:
-    """Train with more and more of the test lesions among the training images, on the CPU; all else the same.
+    """Train with more and more of the test lesions in the place of training images, on the CPU.
+
+    As many training images of the same classes leave as leak in, so that neither the number of images nor the
+    frequencies of the classes change. Each share is one training: what seeds change is in the difference too.
 
     Args:
         task: the training images.
@@ -121,7 +124,8 @@ def study_leakage(
 
     def predictions(share: float) -> Predictions:
         chosen = np.isin(lesions, order[: round(share * len(order))])
-        rows = torch.cat([torch.arange(count), count + torch.from_numpy(np.flatnonzero(chosen))])
+        stay = np.setdiff1d(np.arange(count), _to_leave(task, test.labels[torch.from_numpy(chosen)], seed))
+        rows = torch.from_numpy(np.concatenate([stay, count + np.flatnonzero(chosen)]))
         train = replace(task.train, views=views, labels=labels[rows], rows=rows)
         tail, _ = train_tail(
             task.network.tail(len(task.classes), dropout=recipe.dropout, seed=seed),
@@ -137,10 +141,23 @@ def study_leakage(
         probabilities = softmax(logits + prior_shift(frequencies, recipe.class_balance))
         named = (probabilities * decision_weights(frequencies, recipe.decision_balance)).argmax(1)
         malignant = tuple(lesion_class(name).malignant for name in task.classes)
-        return Predictions(tuple(task.classes), probabilities, test.labels.numpy(), named, lesions, malignant)
+        groups = test_table["group_id"].to_numpy(dtype=object)
+        names = tuple(task.classes)
+        return Predictions(names, probabilities, test.labels.numpy(), named, lesions, malignant, groups)
 
     clean = predictions(0.0)
     return {share: compare((clean, []), (predictions(share), []), draws=draws, seed=seed) for share in shares}
+
+
+def _to_leave(task: Task, leaking: torch.Tensor, seed: int) -> NDArray[np.int64]:
+    """Rows of as many training images of each class as leak in, or of all that there are but one."""
+    rng = np.random.default_rng(seed)
+    labels = task.train.labels.numpy()
+    leave = []
+    for column, count in enumerate(np.bincount(leaking.numpy(), minlength=len(task.classes))):
+        own = rng.permutation(np.flatnonzero(labels == column))
+        leave.append(own[: min(count, len(own) - 1)])
+    return np.concatenate(leave).astype(np.int64)
 
 
 def run_leakage_study(

@@ -1,7 +1,7 @@
 """Does the model serve some people less well than others? The same decision, measured group by group."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,10 @@ LEAST_LESIONS = 10
 """Of positives, or of negatives: a rate over fewer lesions says nothing."""
 NOT_GIVEN = "not given"
 AGES = ("under 30", "30 to 44", "45 to 59", "60 to 74", "75 and over")
+_TONES = (
+    *(f"type {number}" for number in ("I", "II", "III", "IV", "V", "VI")),  # Fitzpatrick's
+    *(f"{tone} (estimated)" for tone in SKIN_TONES),
+)
 _AGE_BOUNDS = (30, 45, 60, 75)
 _SIZES = ("small (under 10% of the image)", "medium (10% to 30%)", "large (over 30%)")
 _SIZE_BOUNDS = (0.10, 0.30)
@@ -32,7 +36,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "sex": "Sex",
     "site": "Site on the body",
     "dx_type": "How the diagnosis was confirmed",
-    "skin_tone": "Skin tone, estimated",
+    "skin_tone": "Skin tone",
     "lesion_size": "Lesion size, estimated",
     "source": "Image source",
 }
@@ -50,7 +54,8 @@ def groups_of(table: pd.DataFrame) -> pd.DataFrame:
         found = np.array(names, dtype=object)[np.digitize(numbers, bounds)]
         return pd.Series(np.where(np.isnan(numbers), NOT_GIVEN, found), index=table.index)
 
-    tones = table["ita"].map(lambda ita: NOT_GIVEN if pd.isna(ita) else skin_tone(ita))
+    estimated = table["ita"].map(lambda ita: NOT_GIVEN if pd.isna(ita) else f"{skin_tone(ita)} (estimated)")
+    tones = ("type " + table["skin_tone"]).astype(object).where(table["skin_tone"].notna(), estimated)
     columns = {
         "age": band(table["age"], _AGE_BOUNDS, AGES),
         "skin_tone": tones,
@@ -93,7 +98,7 @@ def measure_subgroups(
         metrics[index, "sensitivity"] = _within(cell, sensitivity, scores, positive, point.threshold)
         metrics[index, "specificity"] = _within(cell, specificity, scores, positive, point.threshold)
         metrics[index, "auroc"] = _within(cell, auroc, scores, positive)
-    sampled = resample(metrics, predictions.lesions, draws=draws, rng=rng)
+    sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
     rows = []
     for index, cell in enumerate(cells):
         lesions, is_positive = predictions.lesions[cell.members], positive[cell.members]
@@ -132,13 +137,14 @@ def worst_group(table: pd.DataFrame, metric: str = "sensitivity") -> "dict[str, 
 def gaps(table: pd.DataFrame) -> pd.DataFrame:
     """By attribute, how far its best and its worst group lie apart, of those large enough and known.
 
-    Columns: `attribute, groups, sensitivity_gap, specificity_gap`; the larger of the two gaps is Fairlearn's
-    equalized odds difference.
+    Columns: `attribute, groups` (how many are compared), `sensitivity_gap, specificity_gap`; where all groups
+    are large enough, the larger of the two gaps is Fairlearn's equalized odds difference. The widest of many
+    gaps is wide by chance alone: read it beside the groups' intervals.
     """
     known = table[table["group"] != NOT_GIVEN]
     rows = []
     for attribute, part in known.groupby("attribute", sort=False):
-        row: dict[str, object] = {"attribute": attribute, "groups": len(part)}
+        row: dict[str, object] = {"attribute": attribute, "groups": int(part["sensitivity"].notna().sum())}
         for metric in ("sensitivity", "specificity"):
             values = part[metric].dropna().astype(float)
             row[f"{metric}_gap"] = float(values.max() - values.min()) if len(values) > 1 else None
@@ -159,16 +165,23 @@ def _within(
 ) -> Metric:
     """A metric of the members alone, under weights of all images."""
     inner = metric(scores[cell.members], positive[cell.members], *more)
-    among = None
-    if inner.among is not None:
-        among = np.zeros(len(scores), bool)
-        among[np.flatnonzero(cell.members)[inner.among]] = True
-    return Metric(inner.value, lambda weights: inner.weighted(weights[:, cell.members]), among)
+    rows = np.flatnonzero(cell.members)
+
+    def among_all(side: np.ndarray) -> np.ndarray:
+        found = np.zeros(len(scores), bool)
+        found[rows[side]] = True
+        return found
+
+    return replace(
+        inner,
+        weighted=lambda weights: inner.weighted(weights[:, cell.members]),
+        behind=tuple(among_all(side) for side in inner.behind),
+    )
 
 
 def _ordered(attribute: str, values: pd.Series) -> list[str]:
     """Groups that occur: in their natural order where they have one, else the most frequent first."""
-    natural = {"age": AGES, "lesion_size": _SIZES, "skin_tone": tuple(SKIN_TONES)}.get(attribute)
+    natural = {"age": AGES, "lesion_size": _SIZES, "skin_tone": _TONES}.get(attribute)
     present = values.value_counts()
     order = natural or [name for name in present.index if name != NOT_GIVEN]
     return [*(name for name in order if name in present), *([NOT_GIVEN] if NOT_GIVEN in present else [])]

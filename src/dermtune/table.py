@@ -23,6 +23,8 @@ COLUMNS = {
     "sex": "string",
     "site": "string",
     "dx_type": "string",
+    "skin_tone": "string",  # Fitzpatrick's type, where the source gives it
+    "has_mask": "boolean",  # is its row of masks.npy the source's outline of the lesion?
     "source": "string",
     "path": "string",  # relative to the source's root; for people
     "sha256": "string",  # of the original file's bytes
@@ -32,7 +34,18 @@ COLUMNS = {
     "offset": "int64",
     "size": "int64",
 }
-SOURCE_COLUMNS = ("image_id", "lesion_id", "patient_id", "label", "age", "sex", "site", "dx_type", "path")
+SOURCE_COLUMNS = (
+    "image_id",
+    "lesion_id",
+    "patient_id",
+    "label",
+    "age",
+    "sex",
+    "site",
+    "dx_type",
+    "skin_tone",
+    "path",
+)
 _REQUIRED = ("image_id", "lesion_id", "group_id", "label", "split", "shard")
 
 

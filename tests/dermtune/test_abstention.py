@@ -13,7 +13,9 @@ LIMITS = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, fals
 def looked(distances: list[float], qualities: list[Quality]) -> Looked:
     count = len(distances)
     nothing = np.full((count, 2), 0.5)
-    return Looked(nothing, nothing, np.zeros((count, 3)), np.array(distances), qualities)
+    return Looked(
+        nothing, nothing, np.zeros((count, 3)), np.array(distances), np.zeros((count, 2, 2)), qualities
+    )
 
 
 def make(probabilities: np.ndarray, labels: list[int]) -> Predictions:

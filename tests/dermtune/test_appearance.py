@@ -1,7 +1,21 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from dermtune.appearance import SKIN_TONES, appearance, lesion_mask, skin_tone, typology_angle
+from dermtune.appearance import (
+    NO_MASK,
+    SKIN_TONES,
+    appearance,
+    lesion_mask,
+    pack_mask,
+    skin_tone,
+    typology_angle,
+    unpack_mask,
+)
+from dermtune_bundle.decode import decode
+
+REAL = Path(__file__).parents[2].parent / "shared/data/ham10000"
 
 SKINS = {"very light": (240, 205, 190), "tan": (175, 130, 100), "dark": (75, 50, 40)}
 
@@ -54,3 +68,33 @@ def test_the_angle_is_that_of_chardon() -> None:
     bounds = [55.1, 55.0, 41.0, 28.0, 10.0, -30.0]
     assert [skin_tone(ita) for ita in bounds] == list(SKIN_TONES)
     assert skin_tone(-90.0) == "dark"
+
+
+def test_a_mask_is_kept_in_2_kb_and_comes_back() -> None:
+    _, mask = draw(SKINS["tan"], (50, 40, 30))
+    packed = pack_mask(mask)
+    assert packed.nbytes == NO_MASK.nbytes == 2048
+    assert dice(unpack_mask(packed, *mask.shape), mask) > 0.97
+
+
+def test_a_lesion_whose_outline_is_known_is_not_looked_for() -> None:
+    image, _ = draw(SKINS["tan"], (50, 40, 30))
+    known = np.zeros(image.shape[:2], bool)
+    known[:75] = True
+    assert appearance(image, known).lesion_share == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.real
+@pytest.mark.skipif(not REAL.is_dir(), reason="no real images at ../shared/data")
+def test_most_real_lesions_are_found_about_where_people_outlined_them() -> None:
+    """Half of the estimates overlap well; README says what the others mean for what is painted over."""
+    found = []
+    for path in sorted((REAL / "images").glob("*.jpg"))[::60]:
+        outline = REAL / "masks" / f"{path.stem}_segmentation.png"
+        if outline.exists():
+            image = decode(path.read_bytes(), name=path.name)
+            mask = decode(outline.read_bytes(), name=outline.name)[..., 0] > 127
+            found.append(dice(lesion_mask(image), mask))
+    assert len(found) > 100
+    assert np.median(found) > 0.75
+    assert np.mean(np.array(found) < 0.5) < 0.25

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from dermtune.compare import Difference, compare, compare_bundles
+from dermtune.duplicates import SIDE
 from dermtune.errors import DataError
+from dermtune.leakage import PRINTS
 from dermtune.metrics import Predictions
 from dermtune.shards import ImagePacker
 from dermtune.table import COLUMNS, table_sha256, write_table
@@ -36,13 +38,61 @@ def differences(first: Predictions, second: Predictions) -> dict[str, Difference
 def test_a_better_model_is_called_better_in_whichever_place_it_stands() -> None:
     good, poor = make(0.4), make(1.2)
     there, back = differences(poor, good), differences(good, poor)
-    area = there["AUROC, macro"]
+    area = there["AUROC, malignant"]
+    assert next(iter(there)) == "AUROC, malignant", "what they are judged by comes first"
     assert area.value == pytest.approx(area.second - area.first)
     assert 0 < area.low < area.value < area.high
     assert area.sentence().endswith("the second model is better, by more than chance.")
-    assert back["AUROC, macro"].sentence().endswith("the first model is better, by more than chance.")
-    assert back["AUROC, macro"].value == -area.value
-    assert {"AUROC, malignant", "Sensitivity, rule-out", "Specificity, rule-out"} < set(there)
+    assert back["AUROC, malignant"].sentence().endswith("the first model is better, by more than chance.")
+    assert back["AUROC, malignant"].value == -area.value
+    assert "the second model is higher; of so many metrics" in there["AUROC, macro"].sentence()
+    assert {"Sensitivity, rule-out", "Specificity, rule-out"} < set(there)
+
+
+def test_another_threshold_makes_no_better_model() -> None:
+    model = make(0.8)
+    found = compare((model, [POINT]), (model, [replace(POINT, threshold=0.2)]), draws=300, seed=3)
+    sentences = [one.sentence() for one in found]
+    assert not any("better" in sentence for sentence in sentences)
+    assert any("the second model finds more" in sentence for sentence in sentences)
+    assert any("the first model gives fewer false alarms" in sentence for sentence in sentences)
+    other = replace(POINT, target="mel")
+    names = {one.metric for one in compare((model, [POINT]), (model, [other]), draws=100, seed=3)}
+    assert "Sensitivity, rule-out" not in names, "thresholds of one name, on different targets"
+
+
+@pytest.mark.parametrize(("unlike", "is_real"), [(4, False), (5, False), (6, True)])
+def test_a_few_lesions_judged_unlike_are_no_proof(unlike: int, is_real: bool) -> None:  # noqa: FBT001
+    """Exact McNemar: 5 of 5 have p = 0.0625, 6 of 6 have p = 0.031."""
+    labels = np.repeat([0, 1], [40, 60])
+    ids = np.array([f"L{number}" for number in range(100)], dtype=object)
+
+    def model(found: int) -> Predictions:
+        score = np.where(np.arange(100) < found, 0.9, 0.1)
+        probabilities = np.stack([score, 1 - score], axis=1)
+        return Predictions(("mel", "nv"), probabilities, labels, probabilities.argmax(1), ids, (True, False))
+
+    found = {
+        one.metric: one
+        for one in compare((model(30), [POINT]), (model(30 + unlike), [POINT]), draws=1000, seed=1)
+    }
+    sensitivity = found["Sensitivity, rule-out"]
+    assert sensitivity.value == pytest.approx(unlike / 40)
+    assert sensitivity.is_real() == is_real
+
+
+def test_of_one_or_two_lesions_nothing_is_said() -> None:
+    labels = np.repeat([0, 1], [2, 60])
+    ids = np.array([f"L{number}" for number in range(62)], dtype=object)
+    models = []
+    for score_of_mel in (0.1, 0.9):
+        score = np.where(labels == 0, score_of_mel, 0.2)
+        probabilities = np.stack([score, 1 - score], axis=1)
+        models.append(
+            Predictions(("mel", "nv"), probabilities, labels, probabilities.argmax(1), ids, (True, False))
+        )
+    for one in compare((models[0], [POINT]), (models[1], [POINT]), draws=200, seed=1):
+        assert not one.is_real(), one.sentence()
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
@@ -65,8 +115,7 @@ def test_equally_good_models_are_told_apart_about_as_rarely_as_the_interval_says
     wrong = 0
     for _ in range(40):
         one, two = (make(0.8, images=200, seed=int(rng.integers(1 << 30))) for _ in range(2))
-        found = compare((one, []), (two, []), draws=200, seed=1)[0]
-        wrong += not found.low <= 0 <= found.high
+        wrong += compare((one, []), (two, []), draws=200, seed=1)[0].is_real()
     assert wrong <= 6
 
 
@@ -91,9 +140,18 @@ def images(tmp_path: Path) -> Path:
             shard, offset, size = packer.add(f"{number}.png", (tmp_path / "picture.png").read_bytes())
             row = dict.fromkeys(COLUMNS) | {"label": "mel" if is_mel else "nv", "split": "test"}
             row |= {"image_id": f"I{number}", "lesion_id": f"L{number}", "group_id": f"L{number}"}
-            row |= {"width": 1, "height": 1, "shard": shard, "offset": offset, "size": size}
+            row |= {
+                "sha256": f"{number:064}",
+                "width": 1,
+                "height": 1,
+                "shard": shard,
+                "offset": offset,
+                "size": size,
+            }
             rows.append(row)
     write_table(pd.DataFrame(rows).infer_objects(), folder / "images.parquet")
+    prints = np.random.default_rng(0).integers(0, 256, (24, SIDE, SIDE), dtype=np.uint8)
+    np.save(folder / PRINTS, prints)
     return folder
 
 
@@ -111,7 +169,7 @@ def test_bundles_are_compared_on_test_images_that_neither_was_trained_on(
     assert found["AUROC, macro"].value == 0
     sensitivity = found["Sensitivity, mel"]
     assert (sensitivity.first, sensitivity.second) == (pytest.approx(8 / 12), 1)
-    assert sensitivity.sentence().endswith("the second model is better, by more than chance.")
+    assert sensitivity.sentence().endswith("these images cannot tell the models apart."), "4 of 12: p = 0.125"
 
 
 def test_a_bundle_of_another_split_is_refused(images: Path, tiny_bundle: Path) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -19,7 +21,7 @@ def make(count: int, seed: int, *, away: float = 0.0) -> Looked:
         Quality(*one) for one in zip(rng.normal(8, 1, count), rng.normal(150, 20, count), strict=True)
     ]
     nothing = np.full((count, 2), 0.5)
-    return Looked(nothing, nothing, embeddings, np.zeros(count), qualities)
+    return Looked(nothing, nothing, embeddings, np.zeros(count), np.zeros((count, 2, 2)), qualities)
 
 
 def table(count: int, *, images: int = 1) -> pd.DataFrame:
@@ -48,9 +50,7 @@ def test_images_of_one_lesion_do_not_make_each_other_usual() -> None:
     lesions = make(150, 1).embeddings
     rng = np.random.default_rng(5)
     embeddings = (np.repeat(lesions, 10, axis=0) + rng.normal(0, 0.001, (1500, FEATURES))).astype(np.float32)
-    seen = Looked(
-        np.empty((1500, 2)), np.empty((1500, 2)), embeddings, np.empty(1500), make(1500, 2).qualities
-    )
+    seen = replace(make(1500, 2), embeddings=embeddings)
     limits, reference = choose_limits(seen, table(1500, images=10), false_alarms=0.05)
     new = distances(make(3000, 9), reference)
     assert (new > limits.distance).mean() < 0.06
@@ -66,3 +66,10 @@ def test_references_are_spread_evenly_and_not_too_many() -> None:
 def test_too_few_lesions_are_said() -> None:
     with pytest.raises(DataError, match="4 validation lesions are too few to know what is usual"):
         choose_limits(make(40, 1), table(40, images=10), false_alarms=0.05)
+
+
+def test_of_few_images_the_limits_are_the_furthest_that_were_seen() -> None:
+    seen = make(60, 4)
+    limits, _ = choose_limits(seen, table(60), false_alarms=0.05)
+    assert limits.sharpness == min(one.sharpness for one in seen.qualities)
+    assert limits.brightest == max(one.brightness for one in seen.qualities)

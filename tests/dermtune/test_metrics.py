@@ -364,7 +364,7 @@ def test_the_summary_is_rounded_nested_and_counts_what_is_undefined() -> None:
     assert set(summary["auroc"]["mel"]) == {"value", "low", "high"}
     assert summary["auroc"]["mel"]["value"] == round(summary["auroc"]["mel"]["value"], 6)
     assert summary["auroc"]["df"]["value"] is None
-    assert "no such image" in summary["auroc"]["df"]["reason"]
+    assert "no test image counts in it" in summary["auroc"]["df"]["reason"]
     assert summary["undefined"]["auroc"] == {"draws": 200, "classes": 1}
     assert summary["threshold"] == {"mel": 0.3}
     for scope in ("balanced_accuracy", "accuracy", "brier", "ece"):
@@ -452,3 +452,74 @@ def test_the_headline_holds_a_few_plain_values() -> None:
         "calibration_error",
     ]
     assert headline["auroc_macro"] == summary["auroc"]["macro"]["value"]
+
+
+def test_predictive_values_keep_the_doubt_of_a_rate_that_is_exactly_one() -> None:
+    """3 of 15 found and none of 71 flagged: at 10% prevalence, the PPV may be as low as 0.3."""
+    ids = np.array([f"L{number}" for number in range(86)], dtype=object)
+    positive = np.arange(86) < 15
+    scores = np.where(np.arange(86) < 3, 0.9, 0.1)
+    rates = {
+        "sensitivity": metrics.sensitivity(scores, positive, 0.5),
+        "specificity": metrics.specificity(scores, positive, 0.5),
+    }
+    sampled = metrics.resample(rates, ids, draws=2000, rng=np.random.default_rng(0))
+    ppv, npv = metrics.at_prevalence(sampled["sensitivity"], sampled["specificity"], 0.1)
+    found = metrics.estimate(ppv)
+    assert found.value == 1
+    assert found.low == pytest.approx(0.1, abs=0.1)
+    assert found.high == 1
+    assert metrics.estimate(npv).low < metrics.estimate(npv).value < metrics.estimate(npv).high
+
+
+def test_a_calibration_error_lies_within_its_interval() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        labels = rng.integers(3, size=300)
+        raw = np.exp(rng.normal(0, 1, (300, 3)) + 1.5 * np.eye(3)[labels])
+        probabilities = raw / raw.sum(axis=1, keepdims=True)
+        ids = np.array([f"L{number}" for number in range(300)], dtype=object)
+        errors = {
+            "ece": metrics.expected_calibration_error(probabilities, labels),
+            "classwise": metrics.classwise_calibration_error(probabilities, labels),
+        }
+        for one in metrics.resample(errors, ids, draws=300, rng=rng).values():
+            found = metrics.estimate(one)
+            assert 0 <= found.low < found.value < found.high
+
+
+def test_a_mean_that_is_no_share_gets_no_exact_interval() -> None:
+    sizes, everything = np.ones(30), np.ones(30, bool)
+    ids = np.array([f"L{number}" for number in range(30)], dtype=object)
+    (one,) = metrics.resample(
+        {"size": metrics.share(sizes, everything)}, ids, draws=100, rng=np.random.default_rng(0)
+    ).values()
+    assert metrics.estimate(one) == metrics.Estimate(1.0, None, None)
+
+
+@pytest.mark.parametrize(("lesions", "has_interval"), [(1, False), (2, False), (3, True)])
+def test_what_one_or_two_lesions_say_gets_no_interval(lesions: int, has_interval: bool) -> None:  # noqa: FBT001
+    positive = np.arange(200) < lesions
+    scores = np.random.default_rng(0).random(200)
+    ids = np.array([f"L{number}" for number in range(200)], dtype=object)
+    (one,) = metrics.resample(
+        {"area": metrics.auroc(scores, positive)}, ids, draws=400, rng=np.random.default_rng(0)
+    ).values()
+    assert (metrics.estimate(one).low is not None) == has_interval
+
+
+def test_images_that_belong_together_are_drawn_together() -> None:
+    """Three lesions of a patient, all right or all wrong, say no more than one."""
+    patients = np.repeat(np.arange(60), 3)
+    right = np.random.default_rng(0).random(60)[patients] < 0.7
+    labels = np.zeros(180, np.int64)
+    probabilities = np.stack([right, ~right], axis=1).astype(float)
+    lesions = np.array([f"L{number}" for number in range(180)], dtype=object)
+    groups = np.array([f"G{number}" for number in patients], dtype=object)
+    apart = metrics.Predictions(("mel", "nv"), probabilities, labels, probabilities.argmax(1), lesions)
+    together = replace(apart, groups=groups)
+    wide, narrow = (
+        metrics.estimate(metrics.measure(one, [], draws=500, rng=np.random.default_rng(0))["accuracy",])
+        for one in (together, apart)
+    )
+    assert wide.high - wide.low == pytest.approx(np.sqrt(3) * (narrow.high - narrow.low), rel=0.15)

@@ -30,7 +30,7 @@ def test_the_headings_are_those_of_the_paper_and_how_to_use(tiny_manifest: Manif
 def test_classes_counts_metrics_and_thresholds_are_in_it(tiny_manifest: Manifest) -> None:
     metrics = tiny_manifest.metrics | {"n_images": 4, "n_lesions": 2}
     card = model_card(replace(tiny_manifest, metrics=metrics))
-    assert "| Melanoma | `mel` | yes |" in card
+    assert "| Melanoma | `mel` | 93655004 | yes |" in card
     assert "| images | train |" in card
     assert "| mel | 7 |" in card
     assert "| all | 16 |" in card
@@ -86,11 +86,12 @@ def test_the_worst_subgroup_is_named(tiny_manifest: Manifest) -> None:
     }
     found = {
         "operating_point": "rule-out",
-        "worst": {"attribute": "sex", "group": "female"},
+        "worst": {"attribute": "sex", "group": "female", "positives": 12, "sensitivity": share},
         "groups": groups,
     }
     card = model_card(replace(tiny_manifest, metrics=tiny_manifest.metrics | {"subgroups": found}))
-    assert "The lowest sensitivity is that of sex: female." in card
+    said = "that of sex: female, 0.800 (95% interval 0.700 to 0.900), n = 12 lesions."
+    assert said in card
     assert "| sex: male | 3 | undefined (too few lesions to judge) |" in card
     assert "subgroups.groups" not in card
 
@@ -103,3 +104,27 @@ def test_the_page_says_the_same_and_hostile_text_stays_text(tiny_manifest: Manif
     assert "<h2>Ethical considerations</h2>" in page
     assert "<td>Melanoma</td>" in page
     assert "a person is to fill this in" in page
+
+
+def test_what_a_source_calls_a_site_is_no_link_and_breaks_no_table(tiny_manifest: Manifest) -> None:
+    hostile = "back ![x](https://x.example) [sign in](https://x.example) <b>\n| z"
+    unknown = {"value": None, "low": None, "high": None, "reason": "too few"}
+    groups = {"site": {hostile: {"images": 3, "sensitivity": unknown, "specificity": unknown}}}
+    found = {"operating_point": "mel", "worst": None, "groups": groups}
+    card = model_card(replace(tiny_manifest, metrics=tiny_manifest.metrics | {"subgroups": found}))
+    page = card_page(card, title="x")
+    assert "<a " not in page
+    assert "<img" not in page
+    assert "sign in" in page
+    (row,) = [line for line in card.splitlines() if "sign in" in line]
+    assert row.endswith("| 3 | undefined (too few) | undefined (too few) |")
+
+
+def test_the_prevalence_behind_predictive_values_and_how_often_it_abstains_are_said(
+    tiny_manifest: Manifest,
+) -> None:
+    share = {"value": 0.054, "low": 0.042, "high": 0.069}
+    measured = {"prevalence": {"mel": 0.03}, "abstention": {"any of these": share}}
+    card = " ".join(model_card(replace(tiny_manifest, metrics=tiny_manifest.metrics | measured)).split())
+    assert "Predictive values at prevalence are for where 3.0% of the lesions are mel." in card
+    assert "on test it does on 0.054 (95% interval 0.042 to 0.069)." in card

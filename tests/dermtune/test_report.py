@@ -1,8 +1,10 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from dermtune.inference import Looked, Probed
 from dermtune.metrics import summarize
@@ -12,6 +14,7 @@ from dermtune.report import (
     evaluation_of,
     further_metrics,
     headline,
+    most_confident_alarms,
     most_confident_misses,
     overlay,
     render,
@@ -57,8 +60,8 @@ def table(source: str = "ham10000") -> pd.DataFrame:
     rows.loc[0, "image_id"] = HOSTILE
     rows["lesion_id"] = rows["image_id"]
     rows["split"] = ["test"] * 6 + ["train", "val"]
-    rows = rows.assign(age=50.0, sex="female", site="back", dx_type="histo", ita=45.0, lesion_share=0.2)
-    return rows.assign(source=source)
+    rows = rows.assign(age=50.0, sex="female", site="back", dx_type="histo", source=source)
+    return rows.assign(skin_tone=pd.array([None] * len(rows), "string"), group_id=rows["lesion_id"])
 
 
 def seen(probabilities: np.ndarray) -> tuple[Looked, Probed]:
@@ -66,9 +69,11 @@ def seen(probabilities: np.ndarray) -> tuple[Looked, Probed]:
     count = len(probabilities)
     logits = np.log(np.maximum(probabilities, 1e-9))
     good = [Quality(9.0, 120.0)] * count
-    looked = Looked(probabilities, logits, np.zeros((count, 3)), np.zeros(count), good)
+    maps = np.zeros((count, 2, 2))
+    looked = Looked(probabilities, logits, np.zeros((count, 3)), np.zeros(count), maps, good)
     painted = {"lesion painted over": probabilities[::-1].copy(), "lesion alone": probabilities}
-    return looked, Probed(painted, np.full(count, 0.8), np.full(count, 0.3))
+    shown = pd.DataFrame({"lesion_share": [0.2] * count, "ita": [45.0] * count})
+    return looked, Probed(shown, painted, np.full(count, 0.8), np.zeros(count, bool))
 
 
 def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
@@ -78,6 +83,7 @@ def evaluated(points: tuple[OperatingPoint, ...] = (POINT,)) -> Evaluation:
         contract(points),
         table()[:6],
         *seen(np.stack([melanoma, 1 - melanoma], axis=1)),
+        is_external=False,
         draws=100,
         rng=rng,
         prevalence={},
@@ -92,16 +98,24 @@ def page(points: tuple[OperatingPoint, ...] = (POINT,), *, source: str = "ham100
     evaluation = evaluated(points)
     metrics = summarize(evaluation.predictions, points, evaluation.measured) | {"model_sha256": "0" * 64}
     ids = list(table()["image_id"])
-    misses = {point.name: most_confident_misses(evaluation, point, ids, look) for point in points}
-    return render(evaluation, metrics, table(source), pngs={"roc": b"png", "other": b"x"}, misses=misses)
+    return render(
+        evaluation,
+        metrics,
+        table(source),
+        pngs={"roc": b"png", "other": b"x"},
+        misses={point.name: most_confident_misses(evaluation, point, ids, look) for point in points},
+        alarms={point.name: most_confident_alarms(evaluation, point, ids, look) for point in points},
+        quarantined=pd.DataFrame({"reason": ["truncated", "truncated", HOSTILE]}),
+        ingested={"copies": 3, "told": []},
+    )
 
 
 def test_the_report_needs_nothing_but_itself() -> None:
     links, written = Links(page()), re.sub(r'"data:image/[^"]*"', "", page())
 
     assert links.addresses
-    assert all(address.startswith("data:image/") for address in links.addresses)
-    assert not links.tags & {"script", "link", "iframe", "object", "base", "form", "a"}
+    assert all(address.startswith(("data:image/", "#")) for address in links.addresses)
+    assert not links.tags & {"script", "link", "iframe", "object", "base", "form"}
     assert not re.search(r"https?://|//\w|@import|url\(", written)
 
 
@@ -109,7 +123,10 @@ def test_hostile_names_stay_text() -> None:
     written = page()
 
     assert HOSTILE not in written
-    assert written.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 3  # the miss, its alt text, the lineage
+    # the miss, its alt text, the lineage, a reason why a file was set aside
+    assert written.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
+    assert "3 pairs of copies were kept together" in " ".join(written.split())
+    assert "truncated; " in written
 
 
 def test_the_report_shows_what_was_missed_and_how_sure_the_model_was() -> None:
@@ -175,7 +192,13 @@ def test_figures_are_drawn_where_one_class_is_missing() -> None:
     scores = np.tile([0.2, 0.8], (6, 1))
 
     evaluation = evaluation_of(
-        contract(), only_nevi, *seen(scores), draws=100, rng=np.random.default_rng(0), prevalence={}
+        contract(),
+        only_nevi,
+        *seen(scores),
+        is_external=False,
+        draws=100,
+        rng=np.random.default_rng(0),
+        prevalence={},
     )
 
     assert {"confusion", "roc", "pr", "reliability", "subgroups"} < set(draw_figures(evaluation))
@@ -193,7 +216,8 @@ def test_the_tables_hold_a_row_an_image_a_point_and_a_bin() -> None:
     assert set(tables["reliability"]["class"]) == {"top label", "mel"}
 
 
-def test_the_answer_comes_first_and_names_the_worst_group() -> None:
+@pytest.mark.parametrize("is_external", [False, True])
+def test_the_answer_comes_first_and_names_the_worst_group(is_external: bool) -> None:  # noqa: FBT001
     rng = np.random.default_rng(0)
     count = 200
     labels = np.where(np.arange(count) % 2, "nv", "mel")
@@ -205,20 +229,30 @@ def test_the_answer_comes_first_and_names_the_worst_group() -> None:
         split="test",
         image_id=[f"I{row}" for row in range(count)],
         lesion_id=[f"L{row}" for row in range(count)],
+        group_id=[f"G{row}" for row in range(count)],
         age=np.where(old, 80.0, 40.0),
     )
     looked = seen(np.stack([melanoma, 1 - melanoma], axis=1))
-    evaluation = evaluation_of(contract(), rows, *looked, draws=100, rng=rng, prevalence={"mel": 0.1})
+    evaluation = evaluation_of(
+        contract(), rows, *looked, is_external=is_external, draws=100, rng=rng, prevalence={"mel": 0.1}
+    )
     metrics = summarize(evaluation.predictions, [POINT], evaluation.measured) | {"model_sha256": "0"}
     metrics |= further_metrics(evaluation) | {"prevalence": {"mel": 0.1}}
-    written = render(evaluation, metrics, rows, pngs={}, misses={})
+    nothing = pd.DataFrame({"reason": []})
+    written = render(
+        evaluation, metrics, rows, pngs={}, misses={}, alarms={}, quarantined=nothing, ingested={}
+    )
     words = " ".join(written.split())
+    assert ("this is an external validation" in words) == is_external
+    assert ("this is no external validation" in words) == (not is_external)
+    assert ("this was proved before the measurement" in words) == (not is_external)
     assert "At its most careful threshold (mel), the model finds" in words
-    assert "It does worst for age: 75 and over" in words
-    assert "It does not judge 0.0% of the images." in words
+    assert "it finds least for age: 75 and over: " in words
+    assert "It abstains on 0% (95% interval 0% to 2%) of these images" in words
     assert "where 10.0% are" in words
     worst = metrics["subgroups"]["worst"]
-    assert worst == {"attribute": "age", "group": "75 and over"}
+    assert (worst["attribute"], worst["group"], worst["positives"]) == ("age", "75 and over", 50)
+    assert worst["sensitivity"]["low"] <= worst["sensitivity"]["value"] <= worst["sensitivity"]["high"]
     assert metrics["subgroups"]["groups"]["age"]["75 and over"]["sensitivity"]["value"] < 0.2
     assert metrics["shortcuts"]["lesion alone"]["auroc"]["value"] == metrics["auroc"]["macro"]["value"]
     assert metrics["prediction_sets"]["all"]["coverage"]["value"] == 1
@@ -232,3 +266,27 @@ def test_what_speaks_for_the_class_stays_lit() -> None:
     assert lit[2, 2].tolist() == [200, 200, 200]
     assert lit[60, 60].tolist() == [50, 50, 50]
     assert overlay(image, -np.ones((4, 4)))[0, 0].tolist() == [50, 50, 50], "nothing speaks for it"
+
+
+def test_the_surest_false_alarms_are_shown_highest_first() -> None:
+    alarms = most_confident_alarms(evaluated(), POINT, list(table()["image_id"]), look)
+    assert [(alarm.image_id, alarm.score) for alarm in alarms] == [("image-4", 0.7)]
+
+
+def test_images_in_which_no_lesion_is_found_count_neither_way_among_shortcuts() -> None:
+    melanoma = np.array([0.05, 0.1, 0.2, 0.4, 0.7, 0.9])
+    looked, probed = seen(np.stack([melanoma, 1 - melanoma], axis=1))
+    probed.appearance.loc[0, "lesion_share"] = 0.0
+    nothing = replace(probed, inside=np.full(6, np.nan))
+    evaluation = evaluation_of(
+        contract(),
+        table()[:6],
+        looked,
+        nothing,
+        is_external=False,
+        draws=100,
+        rng=np.random.default_rng(0),
+        prevalence={},
+    )
+    assert evaluation.outlined == (0, 5, 1)
+    assert evaluation.looks["inside"].value is None, "nothing speaks for any class"

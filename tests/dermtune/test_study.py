@@ -2,9 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from dermtune.params import Params
-from dermtune.study import _Stacked, run_leakage_study
+from dermtune.study import _Stacked, _to_leave, run_leakage_study
+from dermtune.task import read_task
 
 
 def test_stacked_arrays_are_read_as_one() -> None:
@@ -26,3 +28,12 @@ def test_what_leaks_is_learned_by_heart(params: Params, larger: Path, tmp_path: 
     assert area.low > 0, "a leak makes the same model look better"
     table = pd.read_csv(tmp_path / "leakage.csv")
     assert set(table["share"]) == {0.0, 1.0}
+
+
+def test_as_many_training_images_of_each_class_leave_as_leak_in(params: Params, larger: Path) -> None:
+    task = read_task(larger / "ingest", larger / "embed", backbone=params.backbone, seed=params.seed)
+    leaking = torch.tensor([0, 0, 0, 1])
+    leave = _to_leave(task, leaking, seed=1)
+    labels = task.train.labels.numpy()[leave]
+    assert np.bincount(labels, minlength=2)[:2].tolist() == [3, 1]
+    assert len(set(leave.tolist())) == 4

@@ -81,6 +81,7 @@ def test_every_image_is_in_one_group_of_each_attribute() -> None:
             "sex": ["male", None, "female", "male"],
             "site": ["back", "face", None, "back"],
             "dx_type": ["histo", "histo", "follow_up", None],
+            "skin_tone": pd.array([None, "IV", None, None], "string"),
             "source": ["a", "a", "b", "b"],
             "ita": [60.0, 41.5, -45.0, None],
             "lesion_share": [0.05, 0.2, 0.5, 0.3],
@@ -90,7 +91,12 @@ def test_every_image_is_in_one_group_of_each_attribute() -> None:
     assert list(groups) == list(ATTRIBUTES)
     assert groups["age"].tolist() == ["under 30", "30 to 44", "75 and over", NOT_GIVEN]
     assert groups["sex"].tolist() == ["male", NOT_GIVEN, "female", "male"]
-    assert groups["skin_tone"].tolist() == ["very light", "light", "dark", NOT_GIVEN]
+    assert groups["skin_tone"].tolist() == [
+        "very light (estimated)",
+        "type IV",  # what is given is not estimated
+        "dark (estimated)",
+        NOT_GIVEN,
+    ]
     assert groups["lesion_size"].str.split(" ").str[0].tolist() == ["small", "medium", "large", "large"]
 
 

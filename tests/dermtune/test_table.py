@@ -19,6 +19,8 @@ def table_of(*rows: dict[str, object]) -> pd.DataFrame:
         "sex": "female",
         "site": "back",
         "dx_type": "histo",
+        "skin_tone": None,
+        "has_mask": False,
         "source": "synthetic",
         "path": "a.jpg",
         "sha256": "0" * 64,

@@ -9,7 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from pipelines.train import read_graph, train
 from ruamel.yaml import YAML
 
@@ -151,7 +153,7 @@ def test_plots_are_drawn(clean: Path) -> None:
     shown = json.loads(run(clean, "dvc", "plots", "show", "--json").stdout)
     plots = shown["data"]
     assert not shown.get("errors")
-    assert len(plots) == 13
+    assert len(plots) == 16
     assert all(plots.values())
     roc = plots["ROC, one class against the rest"][0]["content"]
     assert {point["class"] for point in roc["data"]["values"]} == {
@@ -202,7 +204,45 @@ def test_a_model_that_misses_a_gate_is_not_exported(clean: Path) -> None:
 def test_the_flow_runs_the_projects_graph(clean: Path) -> None:
     assert list(read_graph(clean)) == STAGES
     cached = train(clean, return_state=True)
-    assert cached.message == "0 stages ran, 6 cached"
+    assert cached.message == "0 stages ran, 7 cached"
     set_params(clean, evaluate={"bootstrap": 101})
     changed = train(clean, return_state=True)
-    assert changed.message == "2 stages ran, 4 cached"
+    assert changed.message == "2 stages ran, 5 cached"
+
+
+def write_source(folder: Path) -> None:
+    """HAM10000's layout, of melanomas and nevi in plain colours."""
+    (folder / "images").mkdir(parents=True)
+    rng, rows = np.random.default_rng(0), ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for number in range(24):
+        label, color = ("mel", (90, 50, 40)) if number % 2 else ("odd", (200, 150, 120))
+        pixels = rng.normal(color, 12, (60, 80, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"images/I{number}.jpg")
+        rows.append(f"L{number},I{number},{label},histo,50,female,back")
+    (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_a_finished_bundle_is_measured_on_another_source(clean: Path, tmp_path: Path) -> None:
+    write_source(tmp_path / "source")
+    command = ["dermtune", "evaluate", "--bundle", "data/export", "--source", "ham10000"]
+    rest = ["--path", str(tmp_path / "source"), "--label", "odd=nv", "--out", str(tmp_path / "out")]
+    run(clean, *command, *rest)
+    assert json.loads((tmp_path / "out/metrics.json").read_text())["n_images"] == 24
+    failed = run(clean, *command, "--out", str(tmp_path / "out"), check=False)
+    assert failed.returncode == 2
+    assert "give --images and --model, or --bundle, --source and --path" in failed.stderr
+
+
+def test_a_bundle_is_no_better_than_itself(clean: Path) -> None:
+    shown = run(clean, "dermtune", "compare", "data/export", "data/export", "--draws", "100").stdout
+    assert shown.startswith("AUROC, malignant: ")
+    verdicts = ("cannot tell the models apart.", "undefined on these images.", "too few lesions to say more.")
+    assert all(line.endswith(verdicts) for line in shown.splitlines())
+
+
+def test_what_a_leak_would_have_bought_is_told(clean: Path, tmp_path: Path) -> None:
+    shown = run(clean, "dermtune", "study", "leakage", "--share", "1", "--out", str(tmp_path)).stdout
+    assert "100% of the test lesions leaked (first: none, second: these):" in shown
+    assert "AUROC, macro" in shown
+    with (tmp_path / "leakage.csv").open() as file:
+        assert {row["share"] for row in csv.DictReader(file)} == {"1"}

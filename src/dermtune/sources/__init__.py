@@ -32,3 +32,7 @@ class SourceImage:
     """Anatomical site, such as `back`."""
     dx_type: str | None = None
     """How the diagnosis was confirmed: `histo`, `follow_up`, `consensus`, `confocal`."""
+    skin_tone: str | None = None
+    """Fitzpatrick's type, `I` to `VI`, where the source gives it."""
+    mask: Callable[[], bytes] | None = None
+    """Gives an image file of the same view, light where the lesion is; where the source has one."""

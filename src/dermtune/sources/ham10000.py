@@ -1,4 +1,4 @@
-"""HAM10000 (Tschandl et al. 2018, doi 10.1038/sdata.2018.161): official folders, or one `images` folder."""
+"""HAM10000 (Tschandl et al. 2018, doi 10.1038/sdata.2018.161): official folders, or `images` and `masks`."""
 
 import csv
 import io
@@ -11,6 +11,7 @@ from dermtune.sources import SourceImage
 
 _TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
 _FOLDERS = ("images", "HAM10000_images_part_1", "HAM10000_images_part_2")
+_MASKS = ("masks", "HAM10000_segmentations_lesion_tschandl")
 _NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]+)?")
 _COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
 
@@ -44,6 +45,8 @@ def ham10000(root: Path) -> list[SourceImage]:
 def _image(root: Path, row: dict[str, str], files: dict[str, Path]) -> SourceImage:
     image_id = row["image_id"]
     path = files.get(image_id, root / _FOLDERS[0] / f"{Path(image_id).name}.jpg")
+    masks = (root / name / f"{Path(image_id).name}_segmentation.png" for name in _MASKS)
+    mask = next((one for one in masks if one.is_file()), None)
     return SourceImage(
         image_id=image_id,
         lesion_id=row["lesion_id"],
@@ -54,6 +57,7 @@ def _image(root: Path, row: dict[str, str], files: dict[str, Path]) -> SourceIma
         sex=row["sex"] if row["sex"] in {"female", "male"} else None,
         site=row["localization"] if row["localization"] not in {"", "unknown"} else None,
         dx_type=row["dx_type"] or None,
+        mask=partial(Path.read_bytes, mask) if mask else None,
     )
 
 

@@ -105,7 +105,8 @@ def calibrate(
     after = log_loss(probabilities, labels)
     log.info("calibration by %s: negative log-likelihood %.4f, was %.4f", config.method, after, before)
     weights = decision_weights(trained.frequencies, trained.decision_balance)
-    thresholds = set_thresholds(probabilities, labels, config.coverage)
+    groups = table["group_id"].to_numpy(dtype=object)
+    thresholds = set_thresholds(probabilities, labels, groups, config.coverage)
     on_val = Predictions(
         tuple(classes),
         probabilities,

@@ -9,18 +9,22 @@ import json
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from dermtune.appearance import MASKS
 from dermtune.config import Config
+from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
-from dermtune.inference import appearances, look_at_images, probe_images
+from dermtune.goals import require_target
+from dermtune.inference import look_at_images, probe_images
 from dermtune.leakage import require_no_leakage
-from dermtune.shards import PackedImages, places
+from dermtune.shards import PackedImages, open_array, places
+from dermtune.splits import group_images, group_names, join_pairs
 from dermtune.stages.ingest import IngestConfig, read_source
 from dermtune.table import check_table, read_table, table_sha256
 from dermtune_bundle.bundle import MODEL, Bundle
@@ -37,7 +41,7 @@ class EvaluateConfig(Config):
 
     bootstrap: Annotated[int, Field(ge=100, le=100_000)]
     """Draws of lesions behind each 95% interval."""
-    prevalence: dict[str, Annotated[float, Field(gt=0, lt=1)]]
+    prevalence: dict[Annotated[str, AfterValidator(require_target)], Annotated[float, Field(gt=0, lt=1)]]
     """By an operating point's target: its share of the lesions where the model is to be used."""
 
 
@@ -56,7 +60,19 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         # another split: what is test here may have been training there
         raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
     sha256 = hashlib.sha256((model / "model.onnx").read_bytes()).hexdigest()
-    _measure(config, graph, contract, table, images=images, seed=seed, sha256=sha256, out=out)
+    _measure(
+        config,
+        graph,
+        contract,
+        table,
+        images=images,
+        masks=open_array(images / MASKS, rows=len(table)),
+        quarantined=_quarantined(images),
+        is_external=False,
+        seed=seed,
+        sha256=sha256,
+        out=out,
+    )
 
 
 def evaluate_bundle(
@@ -74,17 +90,35 @@ def evaluate_bundle(
     Raises:
         BundleError: the bundle is damaged.
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
-        DataError: a class is none of the bundle's.
+        DataError: a class is none of the bundle's, or the bundle was trained on this very source.
     """
     opened = Bundle.open(bundle, threads=1)
+    if opened.manifest.lineage.get("source") == source.source:
+        raise DataError(
+            f"{bundle}: trained on images of {source.source}; it would look better on them than it is. Its"
+            " figures on those that it has not seen are in its model card"
+        )
     with TemporaryDirectory() as folder:
         images = Path(folder)
-        table, _, quarantined = read_source(source, seed=seed, out=images)
-        table = check_table(table.assign(split="test", group_id=table["lesion_id"]))
+        table, prints, masks, quarantined = read_source(source, seed=seed, out=images)
+        copies = join_pairs(len(table), ((pair.first, pair.second) for pair in find_duplicates(prints)))
+        groups = group_names(group_images(table, copies.tolist()))
+        table = check_table(table.assign(split="test", group_id=groups))
         log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
+        reasons = pd.DataFrame(quarantined, columns=["image_id", "path", "reason"])
         sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()
         _measure(
-            config, opened.graph, opened.manifest, table, images=images, seed=seed, sha256=sha256, out=out
+            config,
+            opened.graph,
+            opened.manifest,
+            table,
+            images=images,
+            masks=masks,
+            quarantined=reasons,
+            is_external=True,
+            seed=seed,
+            sha256=sha256,
+            out=out,
         )
 
 
@@ -95,6 +129,9 @@ def _measure(
     table: pd.DataFrame,
     *,
     images: Path,
+    masks: NDArray[np.uint8],
+    quarantined: pd.DataFrame,
+    is_external: bool,
     seed: int,
     sha256: str,
     out: Path,
@@ -106,12 +143,14 @@ def _measure(
         draw_figures,
         evaluation_of,
         further_metrics,
+        most_confident_alarms,
         most_confident_misses,
         most_sensitive_of_each_target,
         render,
     )
 
-    test = table[table["split"] == "test"].reset_index(drop=True)
+    is_test = (table["split"] == "test").to_numpy(bool)
+    test = table[is_test].reset_index(drop=True)
     classes = [known.name for known in contract.classes]
     if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
         what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
@@ -123,11 +162,19 @@ def _measure(
         return image, graph.run(image).activation_map
 
     seen = look_at_images(graph, packed, found, description="evaluate")
-    rng = np.random.default_rng(seed)
-    test = pd.concat([test, appearances(packed, found)], axis=1)
-    probed = probe_images(graph, packed, found, description="shortcuts")
+    given = [mask if has else None for mask, has in zip(masks[is_test], test["has_mask"], strict=True)]
+    probed = probe_images(
+        graph, packed, found, masks=given, activations=seen.activations, description="shortcuts"
+    )
     evaluation = evaluation_of(
-        contract, test, seen, probed, draws=config.bootstrap, rng=rng, prevalence=config.prevalence
+        contract,
+        test,
+        seen,
+        probed,
+        is_external=is_external,
+        draws=config.bootstrap,
+        rng=np.random.default_rng(seed),
+        prevalence=config.prevalence,
     )
     metrics = summarize(evaluation.predictions, contract.operating_points, evaluation.measured)
     metrics |= further_metrics(evaluation)
@@ -137,9 +184,21 @@ def _measure(
         point.name: most_confident_misses(evaluation, point, list(test["image_id"]), look)
         for point in most_sensitive_of_each_target(contract.operating_points)
     }
-    path = images / "quarantine.parquet"
-    quarantined = pd.read_parquet(path) if path.exists() else None
-    page = render(evaluation, metrics, table, pngs=pngs, misses=misses, quarantined=quarantined)
+    alarms = {
+        point.name: most_confident_alarms(evaluation, point, list(test["image_id"]), look)
+        for point in contract.operating_points
+        if point.name in misses
+    }
+    page = render(
+        evaluation,
+        metrics,
+        table,
+        pngs=pngs,
+        misses=misses,
+        alarms=alarms,
+        quarantined=quarantined,
+        ingested=_summary(images),
+    )
 
     with atomic_path(out / "predictions.parquet") as temporary:
         scores = pd.DataFrame(seen.probabilities, columns=classes)
@@ -155,6 +214,24 @@ def _measure(
         _write(out / name, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     _write(out / "report.html", page.encode())
     log.info("%d test images measured; the report is %s", len(test), out / "report.html")
+
+
+def _quarantined(images: Path) -> pd.DataFrame:
+    path = images / "quarantine.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not a readable table; re-run ingest") from error
+
+
+def _summary(images: Path) -> dict[str, Any]:
+    """What ingest counted, and which columns tell the diagnosis; nothing of an external source."""
+    try:
+        counted: dict[str, Any] = json.loads((images / "summary.json").read_text(encoding="utf-8"))
+        told = pd.read_csv(images / "metadata.csv")
+    except (OSError, ValueError):
+        return {}
+    return {"copies": counted.get("copies", 0), "told": told.to_dict("records")}
 
 
 def _load(model: Path) -> tuple[Graph, Contract]:

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, model_validator
 
+from dermtune.appearance import MASKS, NO_MASK
 from dermtune.config import Config
 from dermtune.duplicates import find_duplicates
 from dermtune.errors import ConfigError
@@ -74,10 +75,12 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     from dermtune.figures import contact_sheet, write_figure
 
     out.mkdir(parents=True, exist_ok=True)
-    table, prints, quarantined = read_source(config, seed=seed, out=out)
+    table, prints, masks, quarantined = read_source(config, seed=seed, out=out)
     pairs = find_duplicates(prints)
     with create_array(out / PRINTS, prints.shape, "uint8") as array:
         array.append(prints)
+    with create_array(out / MASKS, masks.shape, "uint8") as array:
+        array.append(masks)
     shares = (config.split.train, config.split.val, config.split.test)
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
     table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=np.random.default_rng(seed))
@@ -88,8 +91,9 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     told = metadata_aurocs(table)
     with atomic_path(out / "metadata.csv") as temporary:
         told.to_csv(temporary, index=False, float_format="%.4f")
-    for row in suspicious(told, images=int((table["split"] == "val").sum())).itertuples():
-        log.warning("warning: %s alone tells the diagnosis (macro AUROC %.3f)", row.meaning, row.auroc)
+    for row in suspicious(told).itertuples():
+        message = "warning: %s alone tells %s (AUROC %.3f)"
+        log.warning(message, row.meaning, row.told, row.highest)
     with atomic_path(out / "quarantine.parquet") as temporary:
         columns = ["image_id", "path", "reason"]
         pd.DataFrame(quarantined, columns=columns).astype("string").to_parquet(temporary, index=False)
@@ -98,6 +102,7 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
     }
     read = len(table) + len(quarantined)
     summary = {"read": read, "kept": len(table), "quarantined": len(quarantined), "images": counts}
+    summary |= {"copies": len(pairs), "masks": int(table["has_mask"].sum())}
     with atomic_path(out / "summary.json") as temporary:
         temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     sheet = contact_sheet(*_examples(table, out), "Ingested images, one lesion each, by class")
@@ -107,8 +112,11 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
 
 def read_source(
     config: IngestConfig, *, seed: int, out: Path
-) -> tuple[pd.DataFrame, NDArray[np.uint8], list[dict[str, str]]]:
-    """Check and pack a source's images; gives their table, without splits, prints, and what was set aside.
+) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8], list[dict[str, str]]]:
+    """Check and pack a source's images.
+
+    Returns:
+        Their table, without splits, prints and masks (N, …), and what was set aside.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
@@ -117,9 +125,10 @@ def read_source(
     listed = list_images(
         config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
     )
-    kept, prints, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
+    kept, prints, masks, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
     refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
-    return pd.DataFrame(kept).assign(source=config.source), np.stack(prints), quarantined
+    table = pd.DataFrame(kept).assign(source=config.source)
+    return table, np.stack(prints), np.stack(masks), quarantined
 
 
 def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[SourceImage]:
@@ -139,8 +148,8 @@ def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[Sou
 
 def _check_and_pack(
     images: list[SourceImage], out: Path
-) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]], list[dict[str, str]]]:
-    kept, prints, quarantined = [], [], []
+) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]], list[NDArray[np.uint8]], list[dict[str, str]]]:
+    kept, prints, masks, quarantined = [], [], [], []
     checks = progress(check_images(images), "ingest", len(images))
     with ImagePacker(out) as packer:
         for image, checked in zip(images, checks, strict=True):
@@ -150,9 +159,11 @@ def _check_and_pack(
             shard, offset, size = packer.add(image.image_id + Path(image.path).suffix, checked.data)
             row = {column: getattr(image, column) for column in SOURCE_COLUMNS}
             row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height}
-            kept.append(row | {"shard": shard, "offset": offset, "size": size})
+            row |= {"shard": shard, "offset": offset, "size": size, "has_mask": checked.mask is not None}
+            kept.append(row)
             prints.append(checked.print)
-    return kept, prints, quarantined
+            masks.append(NO_MASK if checked.mask is None else checked.mask)
+    return kept, prints, masks, quarantined
 
 
 def _examples(table: pd.DataFrame, folder: Path) -> tuple[list[list[NDArray[np.uint8]]], list[str]]:

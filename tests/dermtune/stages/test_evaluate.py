@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,24 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pydantic import ValidationError
 
+from dermtune.appearance import NO_MASK
 from dermtune.duplicates import make_print
 from dermtune.errors import DataError
 from dermtune.shards import ImagePacker
 from dermtune.stages.evaluate import EvaluateConfig, evaluate, evaluate_bundle
 from dermtune.stages.ingest import IngestConfig, SplitConfig
 from dermtune.table import COLUMNS, table_sha256, write_table
+from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.errors import ImageError
-from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, OperatingPoint
+from dermtune_bundle.manifest import (
+    Calibration,
+    Contract,
+    Diagnosis,
+    InputSpec,
+    Limits,
+    Manifest,
+    OperatingPoint,
+)
 
 CONFIG = EvaluateConfig(bootstrap=100, prevalence={"mel": 0.1})
 FILES = {
@@ -107,10 +118,14 @@ def images(tmp_path: Path) -> Path:
             shard, offset, size = packer.add(f"{number}.png", picture.read_bytes())
             row = dict.fromkeys(COLUMNS) | {"label": label, "split": split, "width": 1, "height": 1}
             row |= {"image_id": f"image-{number}", "lesion_id": f"lesion-{number // 2}"}
-            row |= {"group_id": f"lesion-{number // 2}-{split}", "source": "synthetic"}
+            row |= {"group_id": f"lesion-{number // 2}-{split}", "source": "synthetic", "has_mask": False}
             rows.append(row | {"shard": shard, "offset": offset, "size": size})
             prints.append(make_print(np.asarray(Image.open(picture))))
     np.save(folder / "prints.npy", np.stack(prints))
+    np.save(folder / "masks.npy", np.stack([NO_MASK] * len(rows)))
+    pd.DataFrame({"image_id": [], "path": [], "reason": []}, dtype="string").to_parquet(
+        folder / "quarantine.parquet"
+    )
     write_table(pd.DataFrame(rows).infer_objects(), folder / "images.parquet")
     return folder
 
@@ -213,6 +228,7 @@ def test_an_empty_test_split_is_refused(images: Path, model: Path, tmp_path: Pat
     write_table(table[table["split"] == "train"], images / "images.parquet")
     prints = np.load(images / "prints.npy")
     np.save(images / "prints.npy", prints[(table["split"] == "train").to_numpy()])
+    np.save(images / "masks.npy", np.load(images / "masks.npy")[(table["split"] == "train").to_numpy()])
     write_contract(model, images)
 
     with pytest.raises(DataError, match="test split is empty"):
@@ -231,8 +247,13 @@ def test_a_leak_stops_the_measurement(images: Path, model: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("draws", [99, 0, 200.0, "many"])
 def test_a_bootstrap_that_gives_no_interval_is_refused(draws: object) -> None:
-    with pytest.raises(ValidationError):
-        EvaluateConfig.model_validate({"bootstrap": draws})
+    with pytest.raises(ValidationError, match="bootstrap"):
+        EvaluateConfig.model_validate({"bootstrap": draws, "prevalence": {}})
+
+
+def test_a_prevalence_of_no_class_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'malignent' is no class"):
+        EvaluateConfig.model_validate({"bootstrap": 100, "prevalence": {"malignent": 0.1}})
 
 
 COLORS = {"mel": (250, 10, 10), "nv": (10, 250, 10), "bcc": (10, 10, 250), "df": (200, 200, 200)}
@@ -260,7 +281,8 @@ def make_source(folder: Path, labels: list[str]) -> IngestConfig:
 
 def test_a_bundle_is_measured_on_all_images_of_another_source(tiny_bundle: Path, tmp_path: Path) -> None:
     """The bundle knows three classes, the source has two of them."""
-    source = make_source(tmp_path / "source", ["mel"] * 6 + ["nv"] * 8)
+    source = make_source(tmp_path / "source", ["mel"] * 6 + ["nv"] * 8 + ["nv"])
+    (tmp_path / "source/images/I14.jpg").write_bytes(b"no image")
     out = tmp_path / "out"
     evaluate_bundle(CONFIG, source=source, seed=1, bundle=tiny_bundle, out=out)
     metrics = json.loads((out / "metrics.json").read_text())
@@ -270,7 +292,23 @@ def test_a_bundle_is_measured_on_all_images_of_another_source(tiny_bundle: Path,
     assert metrics["balanced_accuracy"]["value"] == 1
     assert metrics["undefined"]["auroc"]["classes"] == 1
     assert {path.name for path in out.iterdir()} == FILES
-    assert "ham10000" in (out / "report.html").read_text()
+    report = " ".join((out / "report.html").read_text().split())
+    assert "this is an external validation" in report
+    assert "this is no external validation" not in report
+    assert "1 files were set aside" in report
+    assert "not a JPEG" in report
+    assert metrics["is_external"]
+
+
+def test_a_bundle_is_not_measured_on_the_source_that_it_was_trained_on(
+    tiny_bundle: Path, tmp_path: Path, tiny_manifest: Manifest
+) -> None:
+    model = (tiny_bundle / "model.onnx").read_bytes()
+    trained = replace(tiny_manifest, lineage={"source": "ham10000"})
+    write_bundle(tmp_path / "trained", model=model, manifest=trained, card="# Card")
+    source = make_source(tmp_path / "source", ["mel"] * 6 + ["nv"] * 8)
+    with pytest.raises(DataError, match="trained on images of ham10000"):
+        evaluate_bundle(CONFIG, source=source, seed=1, bundle=tmp_path / "trained", out=tmp_path / "out")
 
 
 def test_labels_of_another_source_must_be_the_bundles(tiny_bundle: Path, tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from PIL import Image
 from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
 
+from dermtune.appearance import MASKS, unpack_mask
 from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
-from dermtune.shards import PackedImages
+from dermtune.shards import PackedImages, open_array
 from dermtune.stages.ingest import IngestConfig, SplitConfig, ingest
 from dermtune.table import read_table
 
@@ -120,7 +121,7 @@ def test_metadata_that_tells_the_diagnosis_is_said(
     ingest(config(params, source), seed=1, out=out)
     told = pd.read_csv(out / "metadata.csv").set_index("column")["auroc"]
     assert told["age"] == 1
-    assert "warning: age alone tells the diagnosis (macro AUROC 1.000)" in caplog.text
+    assert "warning: age alone tells mel (AUROC 1.000)" in caplog.text
     assert told["size"] < 0.7
 
 
@@ -135,6 +136,7 @@ def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: 
         "contact_sheet.png",
         "images-000.tar",
         "images.parquet",
+        "masks.npy",
         "metadata.csv",
         "prints.npy",
         "quarantine.parquet",
@@ -142,6 +144,24 @@ def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: 
     ]
     for name in names:
         assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes(), name
+
+
+def test_outlines_of_the_lesion_are_kept_where_the_source_has_them(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source)
+    (source / "masks").mkdir()
+    outline = np.zeros((36, 48), np.uint8)
+    outline[9:27, 12:36] = 255
+    Image.fromarray(outline).save(source / "masks/ISIC_0000003_segmentation.png")
+    Image.fromarray(outline[:, :30]).save(source / "masks/ISIC_0000004_segmentation.png")  # of another view
+    (source / "masks/ISIC_0000005_segmentation.png").write_bytes(b"no image")
+    ingest(config(params, source), seed=1, out=out)
+    table = read_table(out / "images.parquet")
+    (row,) = np.flatnonzero(table["has_mask"])
+    assert table["image_id"][row] == "ISIC_0000003"
+    mask = unpack_mask(open_array(out / MASKS, rows=len(table))[row], 36, 48)
+    assert (mask != (outline > 0)).mean() < 0.03
+    assert json.loads((out / "summary.json").read_text())["masks"] == 1
 
 
 def test_a_source_that_is_mostly_broken_is_refused(params: Params, tmp_path: Path) -> None:
