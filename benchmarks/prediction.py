@@ -2,8 +2,8 @@
 
     python benchmarks/prediction.py BUNDLE IMAGE [--repeats 40]
 
-Both sides decode the same file and run the same network (params.yaml's backbone; its weights do not matter for
-the time), one image at a time on all cores. The cold start is the whole command as a new process.
+Both sides decode the same file and run the same network (params.yaml's backbone; its weights do not matter
+for the time), one image at a time on all cores. The cold start is the whole command as a new process.
 """
 
 import os

@@ -83,7 +83,9 @@ class _TooLarge(Exception):  # noqa: N818 (never leaves this module)
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: "ASGIApp", *, paths: frozenset[str], token: str, limits: Limits, counts: Counts):
+    def __init__(
+        self, app: "ASGIApp", *, paths: frozenset[str], token: str, limits: Limits, counts: Counts
+    ) -> None:
         """Guard an application.
 
         Args:

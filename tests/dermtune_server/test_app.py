@@ -47,7 +47,7 @@ def test_pictures_come_where_asked_for(start: Start) -> None:
 def test_the_model_says_what_it_is(start: Start, tiny_bundle: Path) -> None:
     said = start().get("/v1/model").json()
     assert said["version"] == Bundle.open(tiny_bundle).version
-    assert [known["title"] for known in said["classes"]][0] == "Melanoma"
+    assert next(known["title"] for known in said["classes"]) == "Melanoma"
     assert said["metrics"]["balanced_accuracy"]["value"] == 0.7
 
 
