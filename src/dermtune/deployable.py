@@ -64,8 +64,10 @@ class Deployable(nn.Module):
         self.input_size = input_size
         self.test_views = test_views
         self.curves = curves
+        self.frozen_features = _channels(trunk, input_size)
+        """How many of the embedding's numbers, the last ones, are of the frozen trunk."""
         head = tails[0].classifier
-        classes, features = head.out_features, head.in_features * len(tails) + _channels(trunk, input_size)
+        classes, features = head.out_features, head.in_features * len(tails) + self.frozen_features
         rng = torch.Generator().manual_seed(0)
 
         def room(*shape: int) -> Tensor:

@@ -107,6 +107,7 @@ def page(points: tuple[OperatingPoint, ...] = (POINT,), *, source: str = "ham100
         alarms={point.name: most_confident_alarms(evaluation, point, ids, look) for point in points},
         quarantined=pd.DataFrame({"reason": ["truncated", "truncated", HOSTILE]}),
         ingested={"copies": 3, "told": []},
+        alike=pd.DataFrame({"test": [HOSTILE], "other": ["b"], "split": ["train"]}),
     )
 
 
@@ -123,8 +124,9 @@ def test_hostile_names_stay_text() -> None:
     written = page()
 
     assert HOSTILE not in written
-    # the miss, its alt text, the lineage, a reason why a file was set aside
-    assert written.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
+    # the miss, its alt text, the lineage, a reason why a file was set aside, an image like another
+    assert written.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 5
+    assert "1 pairs of a test image and another look so alike" in " ".join(written.split())
     assert "3 pairs of copies were kept together" in " ".join(written.split())
     assert "truncated; " in written
 
@@ -240,7 +242,15 @@ def test_the_answer_comes_first_and_names_the_worst_group(is_external: bool) -> 
     metrics |= further_metrics(evaluation) | {"prevalence": {"mel": 0.1}}
     nothing = pd.DataFrame({"reason": []})
     written = render(
-        evaluation, metrics, rows, pngs={}, misses={}, alarms={}, quarantined=nothing, ingested={}
+        evaluation,
+        metrics,
+        rows,
+        pngs={},
+        misses={},
+        alarms={},
+        quarantined=nothing,
+        ingested={},
+        alike=pd.DataFrame(),
     )
     words = " ".join(written.split())
     assert ("this is an external validation" in words) == is_external

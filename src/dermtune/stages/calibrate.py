@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import BackboneConfig, Config
 from dermtune.errors import DataError
 from dermtune.goals import Goal, Method, Name
 from dermtune.labels import lesion_class
-from dermtune.shards import PackedImages, places
+from dermtune.leakage import EMBEDDINGS
+from dermtune.shards import PackedImages, create_array, places
 from dermtune.table import read_table, table_sha256
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
@@ -79,7 +82,8 @@ def calibrate(
     known = [lesion_class(name) for name in classes]
     malignant = tuple(one.malignant for one in known)
     require_targets(config.operating_points, dict(zip(classes, malignant, strict=True)))
-    table = read_table(images / "images.parquet", split="val")
+    everything = read_table(images / "images.parquet")
+    table = everything[everything["split"] == "val"].reset_index(drop=True)
     labels = np.array([classes.index(label) for label in table["label"]], dtype=np.int64)
     packed, found = PackedImages(images), places(table)
     module = Deployable(
@@ -100,6 +104,9 @@ def calibrate(
         graph = Graph.open(temporary, threads=1)
         worst = check_parity(module, graph, (packed.decode(place) for place in found[:_PARITY_IMAGES]))
         log.info("model.onnx gives torch's probabilities within %.1e", worst)
+        frozen = _frozen(graph, packed, everything, seen.embeddings, module.frozen_features)
+        with create_array(out / EMBEDDINGS, frozen.shape, "float16") as array:
+            array.append(frozen)
     probabilities = calibrator(seen.logits)
     before = log_loss(softmax(seen.logits + shift), labels)
     after = log_loss(probabilities, labels)
@@ -145,6 +152,22 @@ def calibrate(
         for name, data in cases.to_files().items():
             with atomic_path(out / name) as temporary:
                 temporary.write_bytes(data)
+
+
+def _frozen(
+    graph: Graph, packed: PackedImages, table: pd.DataFrame, val: NDArray[np.float32], features: int
+) -> NDArray[np.float16]:
+    """What the frozen layers see of all images but the test ones, (N, C) of length one."""
+    from dermtune.inference import look_at_images
+
+    train = table[table["split"] == "train"].reset_index(drop=True)
+    seen = look_at_images(graph, packed, places(train), description="embed whole images")
+    others = table[table["split"] != "test"]
+    found = np.empty((len(others), features), np.float32)
+    found[(others["split"] == "train").to_numpy(bool)] = seen.embeddings[:, -features:]
+    found[(others["split"] == "val").to_numpy(bool)] = val[:, -features:]
+    unit: NDArray[np.float16] = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
+    return unit
 
 
 def _lineage(trained: Mapping[str, Any], config: CalibrateConfig) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
 from dermtune.goals import require_target
 from dermtune.inference import look_at_images, probe_images
-from dermtune.leakage import require_no_leakage
+from dermtune.leakage import EMBEDDINGS, PRINTS, look_alikes, require_no_leakage
 from dermtune.shards import PackedImages, open_array, places
 from dermtune.splits import group_images, group_names, join_pairs
 from dermtune.stages.ingest import IngestConfig, read_source
@@ -68,7 +68,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         images=images,
         masks=open_array(images / MASKS, rows=len(table)),
         quarantined=_quarantined(images),
-        is_external=False,
+        known=open_array(model / EMBEDDINGS),
         seed=seed,
         sha256=sha256,
         out=out,
@@ -115,7 +115,7 @@ def evaluate_bundle(
             images=images,
             masks=masks,
             quarantined=reasons,
-            is_external=True,
+            known=None,
             seed=seed,
             sha256=sha256,
             out=out,
@@ -131,7 +131,7 @@ def _measure(
     images: Path,
     masks: NDArray[np.uint8],
     quarantined: pd.DataFrame,
-    is_external: bool,
+    known: NDArray[np.float16] | None,
     seed: int,
     sha256: str,
     out: Path,
@@ -162,6 +162,15 @@ def _measure(
         return image, graph.run(image).activation_map
 
     seen = look_at_images(graph, packed, found, description="evaluate")
+    alike = pd.DataFrame(columns=["test", "other"])
+    if known is not None:
+        frozen = seen.embeddings[:, -known.shape[1] :]
+        frozen /= np.linalg.norm(frozen, axis=1, keepdims=True)
+        alike = look_alikes(table, open_array(images / PRINTS), frozen, known.astype(np.float32))
+        if len(alike):
+            first, second = alike.iloc[0][["test", "other"]]
+            message = "warning: %d pairs of a test image and another look alike, such as %s and %s: see %s"
+            log.warning(message, len(alike), first, second, out / "look_alikes.csv")
     given = [mask if has else None for mask, has in zip(masks[is_test], test["has_mask"], strict=True)]
     probed = probe_images(
         graph, packed, found, masks=given, activations=seen.activations, description="shortcuts"
@@ -171,7 +180,7 @@ def _measure(
         test,
         seen,
         probed,
-        is_external=is_external,
+        is_external=known is None,
         draws=config.bootstrap,
         rng=np.random.default_rng(seed),
         prevalence=config.prevalence,
@@ -198,6 +207,7 @@ def _measure(
         alarms=alarms,
         quarantined=quarantined,
         ingested=_summary(images),
+        alike=alike,
     )
 
     with atomic_path(out / "predictions.parquet") as temporary:
@@ -205,7 +215,7 @@ def _measure(
         pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
             temporary, index=False
         )
-    for name, rows in evaluation.tables().items():
+    for name, rows in (evaluation.tables() | {"look_alikes": alike}).items():
         with atomic_path(out / f"{name}.csv") as temporary:
             rows.to_csv(temporary, index=False, float_format="%.6g")
     for name, png in pngs.items():

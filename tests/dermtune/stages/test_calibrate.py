@@ -39,10 +39,26 @@ def run(params: Params, images: Path, tails: Path, out: Path, **changes: object)
 
 
 def test_it_writes_the_graph_and_its_contract(calibrated: Path) -> None:
-    assert sorted(path.name for path in calibrated.iterdir()) == ["model.json", "model.onnx"]
+    assert sorted(path.name for path in calibrated.iterdir()) == [
+        "embeddings.npy",
+        "model.json",
+        "model.onnx",
+    ]
     lineage = contract_of(calibrated).lineage
     assert lineage["calibrate"]["operating_points"]["rule-out"]["sensitivity"] == 0.95
     assert lineage["finetune"]["epochs"] == 2
+
+
+def test_embeddings_are_of_all_images_but_the_test_ones_in_the_tables_order(
+    calibrated: Path, ingested: Path
+) -> None:
+    table = read_table(ingested / "images.parquet")
+    others = table[table["split"] != "test"].reset_index(drop=True)
+    known = open_array(calibrated / "embeddings.npy", rows=len(others)).astype(np.float32)
+    graph, packed = Graph.open(calibrated / "model.onnx", threads=1), PackedImages(ingested)
+    for row in (0, len(others) // 2, len(others) - 1):
+        embedding = graph.run(packed.decode(places(others)[row])).embedding[-known.shape[1] :]
+        assert np.allclose(known[row], embedding / np.linalg.norm(embedding), atol=2e-3)
 
 
 def test_the_graph_is_trunk_and_trained_tail(

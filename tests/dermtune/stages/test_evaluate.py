@@ -19,6 +19,7 @@ from dermtune.stages.ingest import IngestConfig, SplitConfig
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.errors import ImageError
+from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import (
     Calibration,
     Contract,
@@ -37,6 +38,7 @@ FILES = {
     "report.html",
     *(f"{name}.csv" for name in ("confusion", "roc", "pr", "reliability")),
     *(f"{name}.csv" for name in ("prediction_sets", "subgroups", "abstention", "risk_coverage", "shortcuts")),
+    "look_alikes.csv",
     *(f"{name}.png" for name in ("confusion", "roc", "pr", "reliability", "risk_coverage", "subgroups")),
 }
 
@@ -99,6 +101,7 @@ def model(tmp_path: Path, images: Path) -> Path:
     folder.mkdir()
     write_graph(folder / "model.onnx")
     write_contract(folder, images)
+    np.save(folder / "embeddings.npy", np.float16([[-1, 0], [0, -1]]))  # unlike whatever is asked for
     return folder
 
 
@@ -317,3 +320,33 @@ def test_labels_of_another_source_must_be_the_bundles(tiny_bundle: Path, tmp_pat
         evaluate_bundle(CONFIG, source=source, seed=1, bundle=tiny_bundle, out=tmp_path / "out")
     mapped = source.model_copy(update={"label_map": {"df": "nv"}})
     evaluate_bundle(CONFIG, source=mapped, seed=1, bundle=tiny_bundle, out=tmp_path / "out")
+
+
+def test_a_test_image_that_looks_like_a_training_one_is_listed_and_a_copy_refused(
+    images: Path, model: Path, tmp_path: Path
+) -> None:
+    """Though prints and lesions tell nothing: a crop, by what the frozen layers see."""
+    table = pd.read_parquet(images / "images.parquet")
+    prints = np.random.default_rng(0).integers(0, 256, (10, 48, 48), dtype=np.uint8)
+    prints[8] = (0.7 * prints[0] + 0.3 * prints[1]).astype(np.uint8)  # correlates with the first by 0.92
+    np.save(images / "prints.npy", prints)
+    graph = Graph.open(model / "model.onnx")
+    seen = graph.run(np.full((50, 40, 3), (200, 7, 9), np.uint8)).embedding[-2:]
+    unit = seen / np.linalg.norm(seen)
+    near = np.array([unit[0] - 0.15 * unit[1], unit[1] + 0.15 * unit[0]])
+    for angle, refused in ((near / np.linalg.norm(near), False), (unit, True)):
+        np.save(model / "embeddings.npy", np.float16([angle, [0, -1]]))
+        if refused:
+            with pytest.raises(DataError, match=r"image-0 \(test\) and image-8.* show one photograph"):
+                evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+        else:
+            evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
+            listed = pd.read_csv(tmp_path / "out/look_alikes.csv")
+            assert ("image-0", "image-8") in zip(listed["test"], listed["other"], strict=True)
+    assert len(table) == 10
+
+
+def test_embeddings_of_other_images_are_refused(images: Path, model: Path, tmp_path: Path) -> None:
+    np.save(model / "embeddings.npy", np.ones((3, 2), np.float16))
+    with pytest.raises(DataError, match="of other images than those of the image table"):
+        evaluate(CONFIG, seed=3, images=images, model=model, out=tmp_path / "out")
