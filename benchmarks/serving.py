@@ -1,4 +1,4 @@
-"""`dermtune serve` under load: latency and rate at 1, 4 and 16 clients, errors, and memory over many requests.
+"""`dermtune serve` under load: latency and rate at 1, 4 and 16 clients, errors, and memory.
 
     python benchmarks/serving.py BUNDLE IMAGE [--requests 5000]
 
@@ -39,9 +39,8 @@ def main(bundle: Path, image: Path, requests: int) -> None:
             seconds, errors, wall = _load(base, data, clients=clients, requests=requests // len(_CLIENTS))
             p50, p99 = np.percentile(seconds, [50, 99]) * 1000
             rate = len(seconds) / wall
-            print(
-                f"{clients:2} clients: p50 {p50:.0f} ms, p99 {p99:.0f} ms, {rate:.0f} images/s, {errors} errors"
-            )
+            times = f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
+            print(f"{clients:2} clients: {times}, {rate:.0f} images/s, {errors} errors")
         after = process.memory_info().rss
         print(f"memory: {before >> 20} MiB before, {after >> 20} MiB after {requests} requests")
         print(f"ratio: {after / before:.2f}")

@@ -367,15 +367,7 @@ def predict(
     """  # noqa: D301 (click's mark of lines to be left as they are)
     from dermtune_bundle.bundle import Bundle
     from dermtune_bundle.errors import ImageError
-    from dermtune_bundle.files import atomic_path
-    from dermtune_bundle.predict import (
-        overlay_path,
-        predict_files,
-        record,
-        write_csv,
-        write_jsonl,
-        write_parquet,
-    )
+    from dermtune_bundle.predict import overlay_path, predict_files, record
 
     opened = Bundle.open(bundle, key=key)
     found = _find_images(paths)
@@ -396,21 +388,7 @@ def predict(
                 row = record(str(path), opened, outcome)
                 yield row if overlays is None else row | {"overlay": str(overlay_path(overlays, path))}
 
-    try:
-        if kind == "parquet" and output is not None:
-            with atomic_path(output) as temporary:
-                write_parquet(answers(_with_progress(found.images)), temporary)
-        else:
-            with _open_output(output) as file:
-                if kind == "table":
-                    _write_table(answers(_with_progress(found.images)), opened.manifest, file)
-                else:
-                    write = write_jsonl if kind == "jsonl" else write_csv
-                    # a bar and lines on one terminal would tear each other apart
-                    write(answers(found.images if file.isatty() else _with_progress(found.images)), file)
-    except OSError as error:
-        place = error.filename or output or "standard output"
-        raise DermtuneError(f"{place}: cannot be written: {error.strerror}") from error
+    _write_answers(answers, found.images, opened.manifest, kind, output)
     if failed:
         click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
     if failed or found.unreadable:
@@ -575,6 +553,34 @@ def _with_progress(images: list[Path]) -> Iterable[Path]:
     from dermtune.progress import progress
 
     return progress(images, "predict", len(images)) if sys.stderr.isatty() else images
+
+
+def _write_answers(
+    answers: Callable[[Iterable[Path]], Iterator[dict[str, Any]]],
+    images: list[Path],
+    manifest: "Manifest",
+    kind: str,
+    output: Path | None,
+) -> None:
+    """Write what is said of each image as soon as it is known."""
+    from dermtune_bundle.files import atomic_path
+    from dermtune_bundle.predict import write_csv, write_jsonl, write_parquet
+
+    try:
+        if kind == "parquet" and output is not None:
+            with atomic_path(output) as temporary:
+                write_parquet(answers(_with_progress(images)), temporary)
+            return
+        with _open_output(output) as file:
+            if kind == "table":
+                _write_table(answers(_with_progress(images)), manifest, file)
+            else:
+                write = write_jsonl if kind == "jsonl" else write_csv
+                # a bar and lines on one terminal would tear each other apart
+                write(answers(images if file.isatty() else _with_progress(images)), file)
+    except OSError as error:
+        place = error.filename or output or "standard output"
+        raise DermtuneError(f"{place}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         Exception: pydicom raises nearly anything on damaged files.
     """
     from pydicom import dcmread
-    from pydicom.pixels import apply_color_lut, apply_voi_lut, pixel_array
+    from pydicom.pixels.processing import apply_color_lut, apply_voi_lut
+    from pydicom.pixels.utils import pixel_array
 
     meta = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=[]).file_meta
     if meta.get("TransferSyntaxUID") == _DEFLATED:

@@ -1,14 +1,15 @@
 """The HTTP side of a bundle: POST images to /v1/predict; a page for people at /."""
 
 import base64
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
 
 import anyio
 import numpy as np
+import uvicorn
 from fastapi import FastAPI, File, HTTPException, Query, Response, UploadFile
+from fastapi.responses import PlainTextResponse
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -24,6 +25,8 @@ from dermtune_server.guard import Counts, Guard, Limits
 _PICTURE = 512  # pixels
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
          "/page.css": ("page.css", "text/css")}  # fmt: skip
+
+_PATHS = frozenset({*_PAGE, "/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json"})
 
 
 class Problem(BaseModel):
@@ -74,6 +77,43 @@ class Model(BaseModel):
     notice: str
 
 
+class _Service:
+    """What answers, apart from HTTP."""
+
+    def __init__(self, bundle: Bundle, counts: Counts) -> None:
+        self._bundle, self._counts = bundle, counts
+        self._who = {"name": bundle.manifest.name, "version": bundle.version}
+
+    def answer(self, data: bytes, name: str, *, pictures: bool) -> dict[str, Any]:
+        """Of one file; one that cannot be read gets its reason."""
+        manifest = self._bundle.manifest
+        try:
+            image = decode(data, name="this file")
+        except ImageError as error:
+            self._counts.images.labels("refused").inc()
+            return {"path": name, "error": str(error), "bundle": self._who, "notice": manifest.notice}
+        prediction = self._bundle.predict(image)
+        self._counts.images.labels("abstained" if prediction.abstain else "answered").inc()
+        found = record(name, self._bundle, prediction)
+        if pictures:
+            small = thumbnail(image, _PICTURE)
+            found |= {"picture": _coded(small), "overlay": _coded(overlay(small, prediction.activation))}
+        return found
+
+    def model(self) -> Model:
+        """What the bundle is."""
+        manifest = self._bundle.manifest
+        return Model(
+            **self._who,
+            signed_by=self._bundle.signed_by,
+            classes=[vars(known) for known in manifest.classes],
+            operating_points=[vars(point) for point in manifest.operating_points],
+            coverage=manifest.coverage,
+            metrics=manifest.metrics,
+            notice=manifest.notice,
+        )
+
+
 def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None, workers: int = 2) -> FastAPI:
     """The application, ready to be run by uvicorn.
 
@@ -84,80 +124,45 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         workers: images that run at once.
     """
     limits, counts = limits or Limits(), Counts()
+    service = _Service(bundle, counts)
     # What is sent stays in memory: longer parts would be written to the disk.
     MultiPartParser.spool_max_size = limits.max_bytes
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.at_work = anyio.CapacityLimiter(workers)
-        app.state.ready = True
-        yield
-        app.state.ready = False
 
     app = FastAPI(
         title="dermtune",
         description=bundle.manifest.notice,
         version=bundle.version,
-        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json is the same
+        docs_url=None,  # its page loads scripts from elsewhere; /openapi.json says the same
         redoc_url=None,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, workers=workers),
         responses={code: {"model": Problem} for code in (401, 429)},
     )
     app.state.ready = False
-    who = {"name": bundle.manifest.name, "version": bundle.version}
-
-    def answer(data: bytes, name: str, *, pictures: bool) -> dict[str, Any]:
-        try:
-            image = decode(data, name="this file")
-        except ImageError as error:
-            counts.images.labels("refused").inc()
-            return {"path": name, "error": str(error), "bundle": who, "notice": bundle.manifest.notice}
-        prediction = bundle.predict(image)
-        counts.images.labels("abstained" if prediction.abstain else "answered").inc()
-        found = record(name, bundle, prediction)
-        if pictures:
-            small = thumbnail(image, _PICTURE)
-            found |= {"picture": _coded(small), "overlay": _coded(overlay(small, prediction.activation))}
-        return found
 
     @app.post(
         "/v1/predict",
         response_model=Answers,
         response_model_exclude_unset=True,
-        responses={code: {"model": Problem} for code in (400, 413)} | {422: {"description": "No image."}},
+        responses={code: {"model": Problem} for code in (400, 413)},
     )
     async def predict(
         file: Annotated[list[UploadFile], File(description="Images: JPEG, PNG, BMP, TIFF, WebP or DICOM.")],
         *,
-        pictures: Annotated[
-            bool, Query(description="Also show the image, and where the model looked.")
-        ] = False,
+        pictures: Annotated[bool, Query(description="Also show it, and where the model looked.")] = False,
     ) -> dict[str, Any]:
         """Classify images; each is answered or refused by itself. None is kept."""
         if len(file) > limits.max_files:
             raise HTTPException(413, f"{len(file)} files; at most {limits.max_files} in one request")
         results = []
         for part in file:
-            data, name = await part.read(), part.filename or ""
-            results.append(
-                await anyio.to_thread.run_sync(
-                    lambda data=data, name=name: answer(data, name, pictures=pictures),
-                    limiter=app.state.at_work,
-                )
-            )
+            look = partial(service.answer, await part.read(), part.filename or "", pictures=pictures)
+            results.append(await anyio.to_thread.run_sync(look, limiter=app.state.at_work))
         return {"results": results}
 
     @app.get("/v1/model")
     def model() -> Model:
         """What the bundle is, and how good it was on held-out lesions."""
-        values = vars(bundle.manifest)
-        return Model(
-            **who,
-            signed_by=bundle.signed_by,
-            classes=[vars(known) for known in bundle.manifest.classes],
-            operating_points=[vars(point) for point in bundle.manifest.operating_points],
-            **{key: values[key] for key in ("coverage", "metrics", "notice")},
-        )
+        return service.model()
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -171,16 +176,17 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
             raise HTTPException(503, "starting or stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
-    def metrics() -> Response:
+    @app.get("/metrics", response_class=PlainTextResponse)
+    def metrics() -> PlainTextResponse:
         """Counts for Prometheus."""
-        return Response(generate_latest(counts.registry), headers={"content-type": CONTENT_TYPE_LATEST})
+        return PlainTextResponse(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
     for path, (name, kind) in _PAGE.items():
         content = files(__package__).joinpath("page", name).read_bytes()
         app.add_api_route(path, _Static(content, kind), methods=["GET"], include_in_schema=False)
-
-    paths = frozenset(route.path for route in app.routes if hasattr(route, "path"))
+    paths = frozenset(
+        {*_PAGE, "/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json"}
+    )
     app.add_middleware(Guard, paths=paths, token=token, limits=limits, counts=counts)
     return app
 
@@ -201,8 +207,6 @@ class _Static:
 
 def serve(app: FastAPI, *, host: str, port: int) -> None:
     """Run the application until a signal stops it: what was begun is finished first, for ten seconds."""
-    import uvicorn
-
     uvicorn.run(
         app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=10,
         limit_concurrency=256, timeout_keep_alive=30,

@@ -11,6 +11,7 @@ from PIL import Image
 from dermtune_bundle import Bundle
 from dermtune_server.guard import Limits
 
+TOKEN = "secret"  # noqa: S105 (of a server on loopback)
 Start = Callable[..., httpx.Client]
 
 
@@ -52,7 +53,7 @@ def test_the_model_says_what_it_is(start: Start, tiny_bundle: Path) -> None:
 
 
 def test_without_the_token_nothing_is_told(start: Start) -> None:
-    client = start(token="secret")
+    client = start(token=TOKEN)
     for ask in (
         client.get("/v1/model"),
         client.get("/metrics"),

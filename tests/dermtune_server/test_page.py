@@ -1,4 +1,4 @@
-"""The page in a real browser: drop, read, print, save, a bad file, a keyboard, a phone, a screen reader's rules."""
+"""The page in a real browser: drop, read, print, save, a bad file, a keyboard, a phone, accessibility."""
 
 import csv
 import io
@@ -13,6 +13,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TOKEN = "secret"  # noqa: S105 (of a server on loopback)
 Start = Callable[..., httpx.Client]
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
@@ -151,7 +152,7 @@ def test_no_rule_of_accessibility_is_broken(page: Page, scheme: str, width: int)
 
 def test_the_token_is_asked_for_and_then_borne(browser: Browser, start: Start) -> None:
     opened = browser.new_page()
-    opened.goto(str(start(token="secret").base_url))
+    opened.goto(str(start(token=TOKEN).base_url))
     opened.locator("#token").fill("secret")
     opened.locator("#token").press("Enter")
     expect(opened.locator("#notice")).to_contain_text("Research use only")

@@ -59,7 +59,6 @@ def calibrate(
         DataError: the tails are missing, damaged or of other images, or the graph differs from torch.
     """
     from dermtune.calibration import decision_weights, fit_calibrator, log_loss, prior_shift, softmax
-    from dermtune.cases import collect_cases
     from dermtune.conformal import set_thresholds
     from dermtune.deployable import (
         Deployable,
@@ -144,14 +143,18 @@ def calibrate(
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
     if config.similar_cases != "none":
-        train = read_table(images / "images.parquet", split="train")
-        shown = config.similar_cases
-        cases = collect_cases(
-            graph, train, packed, ids=shown in {"ids", "thumbnails"}, thumbnails=shown == "thumbnails"
-        )
-        for name, data in cases.to_files().items():
-            with atomic_path(out / name) as temporary:
-                temporary.write_bytes(data)
+        train = everything[everything["split"] == "train"].reset_index(drop=True)
+        _write_cases(graph, packed, train, out, shown=config.similar_cases)
+
+
+def _write_cases(graph: Graph, packed: PackedImages, train: pd.DataFrame, out: Path, *, shown: str) -> None:
+    from dermtune.cases import collect_cases
+
+    tells_ids, shows = shown in {"ids", "thumbnails"}, shown == "thumbnails"
+    cases = collect_cases(graph, train, packed, ids=tells_ids, thumbnails=shows)
+    for name, data in cases.to_files().items():
+        with atomic_path(out / name) as temporary:
+            temporary.write_bytes(data)
 
 
 def _frozen(
