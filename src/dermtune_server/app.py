@@ -1,6 +1,8 @@
 """The HTTP side of a bundle: POST images to /v1/predict; a page for people at /."""
 
 import base64
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any
@@ -181,18 +183,27 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         """Counts for Prometheus."""
         return PlainTextResponse(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
 
-    for path, (name, kind) in _PAGE.items():
-        content = files(__package__).joinpath("page", name).read_bytes()
-        app.add_api_route(path, _Static(content, kind), methods=["GET"], include_in_schema=False)
-    paths = frozenset(
-        {*_PAGE, "/v1/predict", "/v1/model", "/healthz", "/readyz", "/metrics", "/openapi.json"}
-    )
-    app.add_middleware(Guard, paths=paths, token=token, limits=limits, counts=counts)
+    _add_page(app)
+    app.add_middleware(Guard, paths=_PATHS, token=token, limits=limits, counts=counts)
     return app
 
 
 def _coded(image: NDArray[np.uint8]) -> str:
     return base64.b64encode(to_jpeg(image)).decode()
+
+
+def _add_page(app: FastAPI) -> None:
+    for path, (name, kind) in _PAGE.items():
+        content = files(__package__).joinpath("page", name).read_bytes()
+        app.add_api_route(path, _Static(content, kind), methods=["GET"], include_in_schema=False)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI, *, workers: int) -> AsyncIterator[None]:
+    app.state.at_work = anyio.CapacityLimiter(workers)
+    app.state.ready = True
+    yield
+    app.state.ready = False
 
 
 class _Static:
