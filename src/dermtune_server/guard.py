@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from uuid import uuid4
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 if TYPE_CHECKING:
@@ -76,10 +77,6 @@ class _Rates:
         return 0.0 if allowed else (1 - level) * 60 / self.per_minute
 
 
-class _TooLarge(Exception):  # noqa: N818 (never leaves this module)
-    """The body is longer than allowed."""
-
-
 class Guard:
     """ASGI middleware around the whole application."""
 
@@ -113,7 +110,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self._limits.max_bytes:
-                raise _TooLarge
+                raise HTTPException(413, _too_large_words(self._limits))
             return message
 
         async def send_with_headers(message: "Message") -> None:
@@ -128,11 +125,7 @@ class Guard:
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
-            try:
-                await (refusal or self._app)(scope, count_received, send_with_headers)
-            except _TooLarge:
-                await _too_large(self._limits)(scope, receive, send_with_headers)
+            await (self._refusal(scope) or self._app)(scope, count_received, send_with_headers)
         finally:
             seconds = time.monotonic() - start
             self._counts.requests.labels(path, str(status)).inc()
@@ -151,14 +144,12 @@ class Guard:
             return _problem(429, "too many requests; wait and ask again", {"Retry-After": str(int(wait) + 1)})
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.max_bytes:
-            return _too_large(self._limits)
+            return _problem(413, _too_large_words(self._limits))
         return None
 
 
-def _too_large(limits: Limits) -> JSONResponse:
-    return _problem(
-        413, f"more than {limits.max_bytes >> 20} MiB in one request; send fewer images at a time"
-    )
+def _too_large_words(limits: Limits) -> str:
+    return f"more than {limits.max_bytes >> 20} MiB in one request; send fewer images at a time"
 
 
 def _problem(status: int, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:

@@ -65,10 +65,13 @@ def test_sha256sum_agrees_with_the_checksums(tiny_bundle: Path) -> None:
 
 
 def test_writing_twice_gives_the_same_version(
-    tmp_path: Path, tiny_bundle: Path, tiny_manifest: Manifest
+    tmp_path: Path, tiny_bundle: Path, tiny_manifest: Manifest, tiny_golden: bytes
 ) -> None:
     model = (tiny_bundle / "model.onnx").read_bytes()
-    write_bundle(tmp_path / "again", model=model, manifest=tiny_manifest, card="# Model card: tiny\n")
+    files = {"golden-0.png": tiny_golden}
+    write_bundle(
+        tmp_path / "again", model=model, manifest=tiny_manifest, card="# Model card: tiny\n", further=files
+    )
     assert Bundle.open(tmp_path / "again").version == Bundle.open(tiny_bundle).version
 
 
@@ -113,7 +116,7 @@ def test_an_unreadable_file_is_named(tiny_bundle: Path, monkeypatch: pytest.Monk
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "read_bytes", refuse)  # tests may run as root, whom no mode stops
-    with pytest.raises(BundleError, match="SHA256SUMS: Permission denied"):
+    with pytest.raises(BundleError, match="Permission denied"):
         Bundle.open(tiny_bundle)
 
 
@@ -125,7 +128,9 @@ def test_an_added_file_is_named(tiny_bundle: Path, name: str) -> None:
 
 
 def test_a_path_that_is_no_folder_says_what_a_bundle_is(tiny_bundle: Path) -> None:
-    with pytest.raises(BundleError, match="a bundle is the folder"):
+    with pytest.raises(BundleError, match="a bundle is a folder or"):
+        Bundle.open(tiny_bundle / "absent")
+    with pytest.raises(BundleError, match=r"model\.onnx: no \.zip that can be read"):
         Bundle.open(tiny_bundle / "model.onnx")
 
 
@@ -133,21 +138,46 @@ def test_a_path_that_is_no_folder_says_what_a_bundle_is(tiny_bundle: Path) -> No
 def test_a_name_that_could_lead_elsewhere_is_refused(tiny_bundle: Path, name: str) -> None:
     with (tiny_bundle / CHECKSUMS).open("a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    with pytest.raises(BundleError, match="SHA256SUMS: line 4 is not"):
+    with pytest.raises(BundleError, match="SHA256SUMS: line 5 is not"):
         Bundle.open(tiny_bundle)
 
 
 def test_a_name_listed_twice_is_refused(tiny_bundle: Path) -> None:
     text = (tiny_bundle / CHECKSUMS).read_text()
     (tiny_bundle / CHECKSUMS).write_text(text + text)
-    with pytest.raises(BundleError, match="SHA256SUMS: line 4 is not"):
+    with pytest.raises(BundleError, match="SHA256SUMS: line 5 is not"):
         Bundle.open(tiny_bundle)
 
 
 def test_checksums_that_leave_out_a_file_are_refused(tiny_bundle: Path) -> None:
     (tiny_bundle / CHECKSUMS).write_text(checksums({"model.onnx": (tiny_bundle / "model.onnx").read_bytes()}))
-    with pytest.raises(BundleError, match=r"SHA256SUMS: does not list MODEL_CARD\.md, bundle\.json"):
+    with pytest.raises(BundleError, match=r"MODEL_CARD\.md: not listed in SHA256SUMS"):
         Bundle.open(tiny_bundle)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_a_bundle_without_what_every_bundle_has_is_refused(tiny_bundle: Path, name: str) -> None:
+    (tiny_bundle / name).unlink()
+    left = {path.name: path.read_bytes() for path in tiny_bundle.iterdir() if path.name != CHECKSUMS}
+    (tiny_bundle / CHECKSUMS).write_text(checksums(left))
+    with pytest.raises(BundleError, match=f"{name}: missing; export the bundle again"):
+        Bundle.open(tiny_bundle)
+
+
+def test_golden_cases_prove_that_this_machine_computes_alike(
+    tiny_bundle: Path, tmp_path: Path, tiny_manifest: Manifest, make_graph: MakeGraph, tiny_golden: bytes
+) -> None:
+    assert Bundle.open(tiny_bundle).check_golden() < 1e-5
+    (case,) = tiny_manifest.golden
+    elsewhere = replace(case, probabilities=(case.probabilities[0] + 2e-4, *case.probabilities[1:]))
+    for name, cases, images in (
+        ("differs", (elsewhere,), {"golden-0.png": tiny_golden}),
+        ("absent", (case,), {}),
+    ):
+        manifest = replace(tiny_manifest, golden=cases)
+        write_bundle(tmp_path / name, model=make_graph(), manifest=manifest, card="", further=images)
+        with pytest.raises(BundleError, match=r"golden-0\.png"):
+            Bundle.open(tmp_path / name).check_golden()
 
 
 def test_a_graph_with_another_number_of_classes_is_refused(
@@ -162,7 +192,7 @@ def test_a_bad_manifest_is_named_with_its_key(tiny_bundle: Path) -> None:
     values = json.loads((tiny_bundle / "bundle.json").read_text())
     values["input"]["size"] = "large"
     (tiny_bundle / "bundle.json").write_text(json.dumps(values))
-    names = ("model.onnx", "bundle.json", "MODEL_CARD.md")
+    names = ("model.onnx", "bundle.json", "MODEL_CARD.md", "golden-0.png")
     (tiny_bundle / CHECKSUMS).write_text(
         checksums({name: (tiny_bundle / name).read_bytes() for name in names})
     )

@@ -138,8 +138,8 @@ def test_an_animation_gives_its_first_frame() -> None:
     ("data", "reason"),
     [
         (b"", "empty file"),
-        (b"ceci n'est pas une image", "not a JPEG, PNG, BMP, TIFF or WebP image"),
-        (encode(noise(), "GIF"), "not a JPEG, PNG, BMP, TIFF or WebP image"),
+        (b"ceci n'est pas une image", "not a JPEG, PNG, BMP, TIFF, WebP"),
+        (encode(noise(), "GIF"), "not a JPEG, PNG, BMP, TIFF, WebP"),
         (encode(noise())[:500], "truncated"),
         (encode(noise(), "JPEG")[:1000], "truncated"),
         (encode(noise(), "BMP")[:1000], "truncated"),

@@ -83,7 +83,7 @@ def test_a_manifest_survives_being_written_and_read(tiny_manifest: Manifest) -> 
 
 
 def test_a_contract_is_the_manifest_without_its_release(tiny_manifest: Manifest) -> None:
-    release = ("schema_version", "name", "notice", "metrics")
+    release = ("schema_version", "name", "notice", "golden", "metrics")
     values = {key: value for key, value in asdict(tiny_manifest).items() if key not in release}
     contract = Contract.parse(json.dumps(values), source="model.json")
     assert contract.classes == tiny_manifest.classes

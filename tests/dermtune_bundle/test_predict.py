@@ -49,7 +49,7 @@ def test_a_named_file_is_read_whatever_its_suffix_and_though_it_is_a_link(images
         ("absent.png", "No such file or directory"),
         ("pipe.png", "not a regular file"),
         ("deep", "not a regular file"),
-        ("notes.txt", "not a JPEG, PNG, BMP, TIFF or WebP image"),
+        ("notes.txt", "not a JPEG, PNG, BMP, TIFF, WebP"),
     ],
 )
 def test_a_file_that_cannot_be_read_says_why(images: Path, name: str, reason: str) -> None:

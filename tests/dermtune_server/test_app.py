@@ -1,6 +1,7 @@
 """The HTTP side, through a real socket: every answer, every refusal."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -110,6 +111,10 @@ def test_counts_tell_requests_and_images_and_no_names(start: Start) -> None:
 def test_the_log_has_no_file_name(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", "dermtune.serve"):
         start().post("/v1/predict", files=[("file", ("Jane-Doe.png", png()))])
+        for _ in range(100):  # it is written once the answer is out
+            if " POST /v1/predict 200 " in caplog.text:
+                break
+            time.sleep(0.02)
     assert " POST /v1/predict 200 " in caplog.text
     assert "Jane" not in caplog.text
 
