@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
-from dermtune_bundle.decode import FORMATS, MAX_PIXELS, MIN_SIDE, decode, resize
+from dermtune_bundle.decode import FORMATS, HAS_HEIC, MAX_PIXELS, MIN_SIDE, decode, resize
 from dermtune_bundle.errors import ImageError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -227,3 +227,29 @@ def test_resize_takes_the_whole_image_and_averages_thin_lines() -> None:
 
 def test_resize_of_an_image_of_that_size_changes_nothing() -> None:
     assert np.array_equal(resize(noise(40, 40), 40), noise(40, 40))
+
+
+def profile_with_red_and_blue_swapped() -> bytes:
+    """A colour profile whose first channel is blue: who ignores it sees other colours than who made it."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = data.replace("sRGB".encode("utf-16-be"), "xxxx".encode("utf-16-be")).replace(b"sRGB", b"xxxx")
+    return data.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_a_colour_profile_is_applied(kind: str) -> None:
+    image = Image.new("RGB", (40, 40), (220, 30, 60))
+    decoded = decode(encode(image, kind, icc_profile=profile_with_red_and_blue_swapped()), name="x")
+    assert np.abs(decoded[20, 20].astype(int) - (60, 30, 220)).max() <= 8
+
+
+@pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200])
+def test_a_damaged_colour_profile_is_ignored(profile: bytes) -> None:
+    image = Image.new("RGB", (40, 40), RED)
+    assert tuple(decode(encode(image, icc_profile=profile), name="x")[0, 0]) == RED
+
+
+@pytest.mark.skipif(not HAS_HEIC, reason="pillow-heif is not installed")
+def test_a_phones_heic_is_read() -> None:
+    decoded = decode(encode(Image.new("RGB", (64, 64), (200, 120, 80)), "HEIF", quality=95), name="x")
+    assert np.abs(decoded.astype(int) - (200, 120, 80)).max() <= 6
