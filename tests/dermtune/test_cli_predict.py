@@ -209,3 +209,57 @@ def test_answers_are_not_written_into_the_bundle(run: Run, tiny_bundle: Path, im
     assert done.code == 2
     assert "lies in the bundle, which must stay as it is" in done.err
     assert Bundle.open(tiny_bundle).version
+
+
+def test_a_bundle_is_signed_packed_verified_and_a_wrong_key_refused(
+    run: Run, tiny_bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    for stem in ("ours", "theirs"):
+        assert "keep it secret" in run("keygen", tmp_path / stem).out
+    packed = tmp_path / "bundle.zip"
+    done = run("pack", tiny_bundle, packed, "--key", tmp_path / "ours.key")
+    assert f"{packed}: version {Bundle.open(tiny_bundle).version}" in done.out
+    verified = run("verify", packed, "--key", tmp_path / "ours.pub")
+    assert verified.code == 0
+    assert f"signed by: {Bundle.open(packed).signed_by}, the key of {tmp_path / 'ours.pub'}" in verified.out
+    assert "golden cases: 1, probabilities differ by" in verified.out
+    assert "NOT CHECKED" in run("verify", packed).out
+    assert "signed by: nobody" in run("verify", tiny_bundle).out
+    for command in (("verify", packed), ("predict", packed, images)):
+        refused = run(*command, "--key", tmp_path / "theirs.pub")
+        assert refused.code == 2
+        assert "SHA256SUMS.sig: signed by key" in refused.err
+    assert run("predict", packed, images, "--key", tmp_path / "ours.pub").code == 0
+
+
+def test_a_list_names_images_below_its_own_folder_alone(
+    run: Run, tiny_bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    (images / "list.csv").write_text("path,note\nred.png,x\nblue.png,y\n", encoding="utf-8-sig")
+    done = run("predict", tiny_bundle, images / "list.csv", "--format", "jsonl")
+    assert [json.loads(line)["predicted"] for line in done.out.splitlines()] == ["mel", "bcc"]
+    for content, reason in (
+        ("path\n../bundle/golden-0.png\n", "line 2: '../bundle/golden-0.png' is no file below"),
+        ("path\n/etc/passwd\n", "is no file below"),
+        ("file\nred.png\n", "has no column named path"),
+    ):
+        (images / "list.csv").write_text(content)
+        refused = run("predict", tiny_bundle, images / "list.csv")
+        assert refused.code == 2
+        assert reason in refused.err
+
+
+def test_answers_as_parquet_and_pictures_of_where_it_looked(
+    run: Run, tiny_bundle: Path, images: Path, tmp_path: Path
+) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    output, overlays = tmp_path / "answers.parquet", tmp_path / "looked"
+    done = run("predict", tiny_bundle, images, "--format", "parquet", "-o", output, "--overlays", overlays)
+    assert done.code == 0
+    rows = parquet.read_table(output).to_pylist()
+    assert [row["predicted"] for row in rows] == ["bcc", "mel"]
+    assert rows[0]["bundle.version"] == Bundle.open(tiny_bundle).version
+    for row in rows:
+        with Image.open(row["overlay"]) as picture:
+            assert picture.size in {(40, 56), (56, 40)}
+    assert run("predict", tiny_bundle, images, "--format", "parquet").code == 2
