@@ -89,7 +89,9 @@ def tiny_manifest() -> Manifest:
             OperatingPoint("mel", "mel", 0.5, "sensitivity >= 0.90 on validation", 0.92, 0.81),
         ),
         coverage=0.9,
-        limits=Limits(distance=2.6, sharpness=0.0, darkest=10.0, brightest=245.0, false_alarms=0.05),
+        limits=Limits(
+            distance=2.6, sharpness=0.0, darkest=10.0, brightest=245.0, smallest=32, false_alarms=0.05
+        ),
         golden=(GoldenCase("golden-0.png", (0.665241, 0.244728, 0.090031)),),  # softmax of 2, 1, 0
         lineage={"backbone": {"name": "mean colour", "cut": 0}, "images": {"train": {"mel": 7, "nv": 9}}},
         metrics={

@@ -63,6 +63,8 @@ def choose_limits(
         sharpness=_lowest(sharpness, share),
         darkest=_lowest(brightness, share),
         brightest=-_lowest(-brightness, share),
+        # half as large as any that was seen is another kind of image, or a thumbnail
+        smallest=min(one.side for one in seen.qualities) // 2,
         false_alarms=false_alarms,
     ), reference.T.astype(np.float32)
 

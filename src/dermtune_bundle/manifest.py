@@ -98,6 +98,8 @@ class Limits:
     """Least brightness."""
     brightest: float
     """Largest brightness."""
+    smallest: int
+    """Least shorter side, in pixels."""
     false_alarms: float
     """Share of such images that the limits were chosen to flag, at most."""
 
@@ -106,6 +108,7 @@ class Limits:
         "blurred",
         "too dark",
         "too bright",
+        "too small",
     )
 
     def reasons(self, distance: float, quality: Quality) -> tuple[str, ...]:
@@ -115,6 +118,7 @@ class Limits:
             quality.sharpness < self.sharpness,
             quality.brightness < self.darkest,
             quality.brightness > self.brightest,
+            quality.side < self.smallest,
         )
         return tuple(reason for reason, is_so in zip(self.REASONS, outside, strict=True) if is_so)
 

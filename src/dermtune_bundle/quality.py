@@ -1,4 +1,4 @@
-"""Can an image be judged at all? How sharp it is, and how bright."""
+"""Can an image be judged at all? How sharp it is, how bright, and how large."""
 
 from dataclasses import dataclass
 
@@ -18,6 +18,8 @@ class Quality:
     """Standard deviation of the Laplacian of its grey levels, at 128 x 128 pixels."""
     brightness: float
     """Mean grey level, 0 to 255."""
+    side: int
+    """Of the image as it came, the shorter one, in pixels."""
 
 
 def measure_quality(image: NDArray[np.uint8]) -> Quality:
@@ -28,4 +30,4 @@ def measure_quality(image: NDArray[np.uint8]) -> Quality:
     grey = resize(image, _SIDE).mean(axis=2)
     around = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:]
     laplacian = around - 4 * grey[1:-1, 1:-1]
-    return Quality(float(laplacian.std()), float(grey.mean()))
+    return Quality(float(laplacian.std()), float(grey.mean()), min(image.shape[:2]))

@@ -7,7 +7,7 @@ from dermtune.metrics import Predictions
 from dermtune_bundle.manifest import Limits
 from dermtune_bundle.quality import Quality
 
-LIMITS = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, false_alarms=0.05)
+LIMITS = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, smallest=32, false_alarms=0.05)
 
 
 def looked(distances: list[float], qualities: list[Quality]) -> Looked:
@@ -24,8 +24,8 @@ def make(probabilities: np.ndarray, labels: list[int]) -> Predictions:
 
 
 def test_each_flag_is_counted_and_an_image_once_in_all() -> None:
-    good = Quality(9.0, 120.0)
-    seen = looked([0.1, 0.9, 0.1, 0.8], [good, good, Quality(1.0, 30.0), Quality(1.0, 120.0)])
+    good = Quality(9.0, 120.0, 150)
+    seen = looked([0.1, 0.9, 0.1, 0.8], [good, good, Quality(1.0, 30.0, 150), Quality(1.0, 120.0, 150)])
     flagged = flags(LIMITS, seen)
     assert flagged.to_numpy().sum(axis=1).tolist() == [0, 1, 2, 2]
     predictions = make(np.full((4, 2), 0.5), [0, 0, 1, 1])
@@ -35,6 +35,7 @@ def test_each_flag_is_counted_and_an_image_once_in_all() -> None:
         "blurred": 2,
         "too dark": 1,
         "too bright": 0,
+        "too small": 0,
         ANY: 3,
     }
     assert table.loc[ANY, "share"] == 0.75

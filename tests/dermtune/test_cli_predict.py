@@ -232,9 +232,7 @@ def test_a_bundle_is_signed_packed_verified_and_a_wrong_key_refused(
     assert run("predict", packed, images, "--key", tmp_path / "ours.pub").code == 0
 
 
-def test_a_list_names_images_below_its_own_folder_alone(
-    run: Run, tiny_bundle: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_list_names_images_below_its_own_folder_alone(run: Run, tiny_bundle: Path, images: Path) -> None:
     (images / "list.csv").write_text("path,note\nred.png,x\nblue.png,y\n", encoding="utf-8-sig")
     done = run("predict", tiny_bundle, images / "list.csv", "--format", "jsonl")
     assert [json.loads(line)["predicted"] for line in done.out.splitlines()] == ["mel", "bcc"]

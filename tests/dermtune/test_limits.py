@@ -18,7 +18,7 @@ def make(count: int, seed: int, *, away: float = 0.0) -> Looked:
     middle = np.eye(FEATURES)[0] * (1 - away) + np.eye(FEATURES)[1] * away
     embeddings = (middle + rng.normal(0, 0.1, (count, FEATURES))).astype(np.float32)
     qualities = [
-        Quality(*one) for one in zip(rng.normal(8, 1, count), rng.normal(150, 20, count), strict=True)
+        Quality(*one, 150) for one in zip(rng.normal(8, 1, count), rng.normal(150, 20, count), strict=True)
     ]
     nothing = np.full((count, 2), 0.5)
     return Looked(nothing, nothing, embeddings, np.zeros(count), np.zeros((count, 2, 2)), qualities)

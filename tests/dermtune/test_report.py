@@ -48,7 +48,7 @@ def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
         input=InputSpec(224, "RGB", "bilinear"),
         calibration=Calibration("temperature", (1.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.6, 0.5),
         coverage=0.9,
-        limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
+        limits=Limits(2.0, 0.0, 0.0, 255.0, 0, 0.05),
         operating_points=points,
         lineage={"backbone": {"name": HOSTILE, "cut": 4}},
     )
@@ -68,7 +68,7 @@ def seen(probabilities: np.ndarray) -> tuple[Looked, Probed]:
     """A good image each, of which nothing is hidden by painting it over."""
     count = len(probabilities)
     logits = np.log(np.maximum(probabilities, 1e-9))
-    good = [Quality(9.0, 120.0)] * count
+    good = [Quality(9.0, 120.0, 150)] * count
     maps = np.zeros((count, 2, 2))
     looked = Looked(probabilities, logits, np.zeros((count, 3)), np.zeros(count), maps, good)
     painted = {"lesion painted over": probabilities[::-1].copy(), "lesion alone": probabilities}

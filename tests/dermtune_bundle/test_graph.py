@@ -1,5 +1,7 @@
 """Only a graph that keeps the contract is run, and it can reach nothing outside itself."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -100,3 +102,33 @@ def test_a_graph_whose_weights_lie_in_another_file_is_refused(
         scale.external_data.add(key=key, value=value)
     with pytest.raises(BundleError, match="not an ONNX model"):
         Graph(model.SerializeToString())
+
+
+FUZZ = """
+import sys
+import numpy as np
+from dermtune_bundle.errors import BundleError
+from dermtune_bundle.graph import Graph
+
+model, seed, count = open(sys.argv[1], "rb").read(), int(sys.argv[2]), int(sys.argv[3])
+rng = np.random.default_rng(seed)
+image = np.full((40, 40, 3), 99, np.uint8)
+for _ in range(count):
+    changed = bytearray(model)
+    for _ in range(rng.integers(1, 9)):
+        changed[rng.integers(len(changed))] = rng.integers(256)
+    end = rng.choice([len(changed), rng.integers(1, len(changed))])
+    try:
+        Graph(bytes(changed[:end]), threads=1).run(image)
+    except BundleError:
+        pass
+"""
+
+
+def test_a_hostile_graph_is_an_error_and_nothing_worse(make_graph: MakeGraph, tmp_path: Path) -> None:
+    """Bytes are changed at random; the checksums of a hostile bundle would fit them."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(make_graph())
+    command = [sys.executable, "-c", FUZZ, str(path), "1", "2000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -107,11 +107,14 @@ def test_a_prediction_set_is_what_cannot_be_ruled_out_and_never_empty(tiny_manif
 
 
 def test_the_limits_say_why_an_image_is_not_judged() -> None:
-    limits = Limits(distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, false_alarms=0.05)
-    assert limits.reasons(0.5, Quality(3.0, 40.0)) == ()
-    assert limits.reasons(0.6, Quality(2.0, 30.0)) == (
+    limits = Limits(
+        distance=0.5, sharpness=3.0, darkest=40.0, brightest=220.0, smallest=32, false_alarms=0.05
+    )
+    assert limits.reasons(0.5, Quality(3.0, 40.0, 150)) == ()
+    assert limits.reasons(0.6, Quality(2.0, 30.0, 150)) == (
         "unlike the images that the model knows",
         "blurred",
         "too dark",
     )
-    assert limits.reasons(0.1, Quality(9.0, 230.0)) == ("too bright",)
+    assert limits.reasons(0.1, Quality(9.0, 230.0, 150)) == ("too bright",)
+    assert limits.reasons(0.1, Quality(9.0, 120.0, 31)) == ("too small",)

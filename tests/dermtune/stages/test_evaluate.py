@@ -88,7 +88,7 @@ def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel"
         input=InputSpec(224, "RGB", "none"),
         calibration=Calibration("temperature", (1.0,) * count, (0.0,) * count, (0.0,) * count, 0.6, 0.5),
         coverage=0.9,
-        limits=Limits(2.0, 0.0, 0.0, 255.0, 0.05),
+        limits=Limits(2.0, 0.0, 0.0, 255.0, 0, 0.05),
         operating_points=(OperatingPoint("mel", "mel", 0.5, "a goal", 0.9, 0.8),),
         lineage={"images_sha256": table_sha256(images)},
     )
