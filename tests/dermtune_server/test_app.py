@@ -72,6 +72,7 @@ def test_too_much_is_refused_whether_its_length_is_told_or_not(start: Start) -> 
     assert client.post("/v1/predict", files=files(bytes(20_000))).status_code == 413
 
     def streamed() -> Iterator[bytes]:
+        yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
         for _ in range(20):
             yield bytes(1000)
 
