@@ -23,7 +23,7 @@ from dermtune_bundle.manifest import Contract
 from dermtune_bundle.quality import measure_quality
 
 REAL = Path(__file__).parents[3].parent / "shared/data/ham10000"
-LESIONS = 1500
+LESIONS = 1000
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,11 @@ def folder(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     changes = {"source": "ham10000", "path": str(out / "source"), "max_quarantine": 1.0}
     ingest(params.ingest.model_copy(update=changes), seed=1, out=out / "ingest")
     backbone = params.backbone
-    views = params.augment.model_copy(update={"views": 2})
+    views = params.augment.model_copy(update={"views": 1})
     augment(views, input_size=backbone.input_size, seed=1, images=out / "ingest", out=out / "augment")
     embed(params.embed, backbone=backbone, views=out / "augment", out=out / "embed")
     finetune(
-        params.finetune.model_copy(update={"epochs": 4}),
+        params.finetune.model_copy(update={"epochs": 2}),
         backbone=backbone,
         seed=1,
         images=out / "ingest",
