@@ -47,6 +47,11 @@ class Trunk(nn.Module):
         activations: Tensor = self.units((image - self.mean) / self.std)
         return activations
 
+    def output_shape(self, input_size: int) -> tuple[int, ...]:
+        """(C, h, w) of the activations of an image of `input_size` pixels; the trunk is on the CPU."""
+        with torch.inference_mode():
+            return tuple(self(torch.zeros(1, 3, input_size, input_size)).shape[1:])
+
 
 class Tail(nn.Module):
     """Everything after the cut, with a classifier of its own: global average pooling and one linear layer."""

@@ -64,7 +64,7 @@ class Deployable(nn.Module):
         self.input_size = input_size
         self.test_views = test_views
         self.curves = curves
-        self.frozen_features = _channels(trunk, input_size)
+        self.frozen_features = trunk.output_shape(input_size)[0]
         """How many of the embedding's numbers, the last ones, are of the frozen trunk."""
         head = tails[0].classifier
         classes, features = head.out_features, head.in_features * len(tails) + self.frozen_features
@@ -90,10 +90,10 @@ class Deployable(nn.Module):
             Probabilities (N, K), logits (N, K), embedding (N, F): the tails' last features and the trunk's,
             means over places, each of length one, for what is unlike any lesion is plain to the frozen
             layers, and what is unlike the lesions learned from to the trained ones; activation maps
-            (N, K, h, w): what each
-            place of the last feature map adds to each class's logit (Zhou et al. 2016, Class Activation
-            Mapping, eq. 2); and distances (N,): cosine distance of the embedding to its `NEIGHBOR`-th nearest
-            reference (Sun et al. 2022, Out-of-Distribution Detection with Deep Nearest Neighbors).
+            (N, K, h, w): what each place of the last feature map adds to each class's logit (Zhou et al.
+            2016, Class Activation Mapping, eq. 2); and distances (N,): cosine distance of the embedding to
+            its `NEIGHBOR`-th nearest reference (Sun et al. 2022, Out-of-Distribution Detection with Deep
+            Nearest Neighbors).
             Means over test views and tails; the embedding has each tail's channels, one after the other, then
             the trunk's.
         """
@@ -129,11 +129,6 @@ class Deployable(nn.Module):
     def _by_view(self, values: Tensor) -> Tensor:
         """From (views * N, …) to (views, N, …)."""
         return values.reshape(self.test_views, -1, *values.shape[1:])
-
-
-def _channels(trunk: Trunk, input_size: int) -> int:
-    with torch.inference_mode():
-        return int(trunk(torch.zeros(1, 3, input_size, input_size)).shape[1])
 
 
 def _mean(tensors: list[Tensor]) -> Tensor:

@@ -37,6 +37,12 @@ class Looked:
     """(N, h, w) of the most probable class."""
     qualities: list[Quality]
 
+    def frozen(self, features: int) -> NDArray[np.float32]:
+        """What the frozen layers see, (N, features) of length one: the last part of the embeddings."""
+        part = self.embeddings[:, -features:]
+        unit: NDArray[np.float32] = part / np.linalg.norm(part, axis=1, keepdims=True)
+        return unit
+
 
 def look_at_images(
     graph: Graph, packed: PackedImages, places: Sequence[Place], *, description: str

@@ -50,8 +50,7 @@ class Fingerprint:
     ) -> Self:
         """The fingerprint of a trunk's activations of some views; the trunk is still on the CPU."""
         size = backbone.input_size
-        with torch.inference_mode():
-            shape = tuple(trunk(torch.zeros(1, 3, size, size)).shape[1:])
+        shape = trunk.output_shape(size)
         weights, code = weights_fingerprint(trunk), code_fingerprint(*_MODULES)
         return cls(backbone.name, backbone.cut, size, weights, code, engine, dtype, shape, views)
 

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,9 @@ from dermtune.table import read_table, table_sha256
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
+
+if TYPE_CHECKING:
+    from dermtune.inference import Looked
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +106,7 @@ def calibrate(
         graph = Graph.open(temporary, threads=1)
         worst = check_parity(module, graph, (packed.decode(place) for place in found[:_PARITY_IMAGES]))
         log.info("model.onnx gives torch's probabilities within %.1e", worst)
-        frozen = _frozen(graph, packed, everything, seen.embeddings, module.frozen_features)
+        frozen = _frozen(graph, packed, everything, seen, module.frozen_features)
         with create_array(out / EMBEDDINGS, frozen.shape, "float16") as array:
             array.append(frozen)
     probabilities = calibrator(seen.logits)
@@ -158,7 +161,7 @@ def _write_cases(graph: Graph, packed: PackedImages, train: pd.DataFrame, out: P
 
 
 def _frozen(
-    graph: Graph, packed: PackedImages, table: pd.DataFrame, val: NDArray[np.float32], features: int
+    graph: Graph, packed: PackedImages, table: pd.DataFrame, val: "Looked", features: int
 ) -> NDArray[np.float16]:
     """What the frozen layers see of all images but the test ones, (N, C) of length one."""
     from dermtune.inference import look_at_images
@@ -166,11 +169,10 @@ def _frozen(
     train = table[table["split"] == "train"].reset_index(drop=True)
     seen = look_at_images(graph, packed, places(train), description="embed whole images")
     others = table[table["split"] != "test"]
-    found = np.empty((len(others), features), np.float32)
-    found[(others["split"] == "train").to_numpy(bool)] = seen.embeddings[:, -features:]
-    found[(others["split"] == "val").to_numpy(bool)] = val[:, -features:]
-    unit: NDArray[np.float16] = (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float16)
-    return unit
+    found = np.empty((len(others), features), np.float16)
+    found[(others["split"] == "train").to_numpy(bool)] = seen.frozen(features)
+    found[(others["split"] == "val").to_numpy(bool)] = val.frozen(features)
+    return found
 
 
 def _lineage(trained: Mapping[str, Any], config: CalibrateConfig) -> dict[str, Any]:

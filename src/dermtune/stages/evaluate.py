@@ -164,8 +164,7 @@ def _measure(
     seen = look_at_images(graph, packed, found, description="evaluate")
     alike = pd.DataFrame(columns=["test", "other"])
     if known is not None:
-        frozen = seen.embeddings[:, -known.shape[1] :]
-        frozen /= np.linalg.norm(frozen, axis=1, keepdims=True)
+        frozen = seen.frozen(known.shape[1])
         alike = look_alikes(table, open_array(images / PRINTS), frozen, known.astype(np.float32))
         if len(alike):
             first, second = alike.iloc[0][["test", "other"]]
