@@ -132,6 +132,7 @@ def test_the_keyboard_is_enough(page: Page) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:
+        page.wait_for_timeout(200)  # playwright does not wait until the browser listens
         page.keyboard.press("Enter")
     chooser.value.set_files({"name": "blue.png", "mimeType": "image/png", "buffer": png("blue")})
     expect(page.locator(".named")).to_contain_text("Basal cell carcinoma")
