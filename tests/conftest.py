@@ -84,6 +84,7 @@ def tiny_manifest() -> Manifest:
             Diagnosis("bcc", "Basal cell carcinoma", malignant=True),
         ),
         input=InputSpec(size=224, color="RGB", resize="none: a mean of colours"),
+        quantization=None,
         calibration=Calibration("temperature", (0.8,) * 3, (0.0, -0.3, 0.1), (0.0, -0.4, 0.1), 0.52, 0.47),
         operating_points=(
             OperatingPoint("mel", "mel", 0.5, "sensitivity >= 0.90 on validation", 0.92, 0.81),

@@ -336,6 +336,7 @@ def summary(data: Path) -> None:
     "--output", "-o", type=Folder, help="Write to this file instead of the terminal, whole or not at all."
 )
 @click.option("--overlays", type=Folder, help="Write a picture of where the model looked here, one an image.")
+@click.option("--dicom", "dicoms", type=Folder, help="Write a DICOM answer here, one a DICOM file.")
 @_key
 def predict(
     bundle: Path,
@@ -343,6 +344,7 @@ def predict(
     kind: str,
     output: Path | None,
     overlays: Path | None,
+    dicoms: Path | None,
     key: Path | None,
 ) -> None:
     """Classify images with a bundle that `dermtune export` wrote.
@@ -350,7 +352,8 @@ def predict(
     BUNDLE is the bundle's folder or .zip; it is verified first. Each PATH is an image (JPEG, PNG, BMP, TIFF,
     WebP, DICOM; HEIC with the extra [heic]), a folder, searched through and through, or a .csv list with a
     column `path`. An image that cannot be read is named on standard error, the others go on, and the exit
-    code is 2.
+    code is 2. A DICOM answer is a Secondary Capture in the patient's study: the picture, lit where the model
+    looked, and below it what the model says.
 
     \b
     Examples:
@@ -367,11 +370,11 @@ def predict(
     """  # noqa: D301 (click's mark of lines to be left as they are)
     from dermtune_bundle.bundle import Bundle
     from dermtune_bundle.errors import ImageError
-    from dermtune_bundle.predict import overlay_path, predict_files, record
+    from dermtune_bundle.predict import picture_path, predict_files, record
 
     opened = Bundle.open(bundle, key=key)
     found = _find_images(paths)
-    for place in (output, overlays):
+    for place in (output, overlays, dicoms):
         if place and place.absolute().is_relative_to(bundle.absolute()):
             raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
     if kind == "parquet" and output is None:
@@ -380,18 +383,20 @@ def predict(
 
     def answers(images: Iterable[Path]) -> Iterator[dict[str, Any]]:
         nonlocal failed
-        for path, outcome in predict_files(opened, images, overlays=overlays):
+        for path, outcome in predict_files(opened, images, overlays=overlays, dicoms=dicoms):
             if isinstance(outcome, ImageError):
                 failed += 1
                 click.echo(f"error: {outcome}", err=True)
             else:
                 row = record(str(path), opened, outcome)
-                yield row if overlays is None else row | {"overlay": str(overlay_path(overlays, path))}
+                yield (
+                    row if overlays is None else row | {"overlay": str(picture_path(overlays, path, ".png"))}
+                )
 
     _write_answers(answers, found.images, opened.manifest, kind, output)
     if failed:
         click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
-    if failed or found.unreadable:
+    if failed or found.refused:
         sys.exit(2)
 
 
@@ -537,8 +542,8 @@ def _find_images(paths: Sequence[Path]) -> "FoundFiles":
     found = find_images(paths)
     if found.skipped:
         click.echo(f"skipped, not image files: {_first_five(found.skipped)}", err=True)
-    for folder in found.unreadable:
-        click.echo(f"error: {folder}: cannot be searched", err=True)
+    for error in found.refused:
+        click.echo(f"error: {error}", err=True)
     if not found.images:
         raise ImageError(f"{_first_five(paths)}: no image files")
     return found

@@ -322,6 +322,18 @@ def auroc(scores: Floats, positive: Bools) -> Metric:
     )
 
 
+def macro_auroc(probabilities: Floats, labels: Labels) -> float | None:
+    """Mean AUROC, each class against the rest, of probabilities (N, K); None: all images are of one class.
+
+    It is over the classes that some of the images have, but not all.
+    """
+    columns = [
+        column for column in range(probabilities.shape[1]) if 0 < (labels == column).sum() < len(labels)
+    ]
+    areas = [float(roc_auc_score(labels == column, probabilities[:, column])) for column in columns]
+    return float(np.mean(areas)) if areas else None
+
+
 def average_precision(scores: Floats, positive: Bools) -> Metric:
     """Mean, over the positives, of the precision at each one's score."""
     positives = np.flatnonzero(positive)[np.argsort(-scores[positive])]  # highest score first

@@ -17,7 +17,7 @@ from dermtune.backbone import Tail
 from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.checkpoint import Resume, State
 from dermtune.errors import DataError
-from dermtune.metrics import auroc, recall
+from dermtune.metrics import macro_auroc, recall
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
 from dermtune.trunk import resolve_device
@@ -332,13 +332,12 @@ def measure_logits(
     """
     probabilities = softmax(logits + prior_shift(frequencies, config.class_balance))
     named = (probabilities * decision_weights(frequencies, config.decision_balance)).argmax(1)
-    present = [index for index in range(logits.shape[1]) if 0 < (labels == index).sum() < len(labels)]
-    if not present:
+    area = macro_auroc(probabilities, labels)
+    if area is None:
         raise DataError("all validation images are of one class: nothing can be told apart; see ingest.split")
-    areas = [auroc(probabilities[:, index], labels == index).value for index in present]
-    recalls = [recall(named, labels, index).value for index in present]
+    recalls = [recall(named, labels, index).value for index in np.unique(labels)]
     return {
         "val_loss": float(-np.log(probabilities[np.arange(len(labels)), labels]).mean()),
-        "val_auroc": float(np.mean(np.array(areas, dtype=float))),
+        "val_auroc": area,
         "val_balanced_accuracy": float(np.mean(np.array(recalls, dtype=float))),
     }

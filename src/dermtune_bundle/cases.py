@@ -14,6 +14,7 @@ from dermtune_bundle.errors import BundleError
 
 EMBEDDINGS: Final = "cases.npy"
 CASES: Final = "cases.json"
+CASE_FILES: Final = (EMBEDDINGS, CASES)
 NEAREST: Final = 5
 _KEYS: Final = ("labels", "ids", "thumbnails")
 

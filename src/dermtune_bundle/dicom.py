@@ -1,6 +1,7 @@
 """DICOM files to pixels: photographs and secondary captures; nothing but the pixels is kept."""
 
 import io
+import logging
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -21,6 +22,9 @@ STORAGE: Final = {
     "1.2.840.10008.5.1.4.1.1.7.4": "Multi-frame True Color Secondary Capture Image",
 }
 """SOP classes that are read (DICOM PS3.4, annex B.5)."""
+# Its warnings quote what a file holds, such as a patient's name, and would end on standard error.
+logging.getLogger("pydicom").disabled = True
+
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"  # the whole file packed: its size is known only once unpacked
 
 
@@ -56,8 +60,7 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     dataset = dcmread(io.BytesIO(data))
     kind = dataset.get("SOPClassUID", "")
     if kind not in STORAGE:
-        name = getattr(kind, "name", "") or "of an unknown kind"
-        raise ImageError(f"DICOM, but {name}: not a photograph nor a secondary capture")
+        raise ImageError(f"DICOM, but {_name(kind)}: not a photograph nor a secondary capture")
     rows, columns = int(dataset.Rows), int(dataset.Columns)
     if rows * columns > max_pixels:
         raise ImageError(
@@ -67,7 +70,7 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         pixels = pixel_array(dataset, index=0)
     except (NotImplementedError, RuntimeError) as error:
         if "plugin" in str(error) or "not supported" in str(error):
-            name = dataset.file_meta.TransferSyntaxUID.name
+            name = _name(dataset.file_meta.TransferSyntaxUID)
             raise ImageError(
                 f"DICOM compressed as {name}, which is not read; save it in another way"
             ) from None
@@ -84,6 +87,14 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
         windowed = low + high - windowed
     grey = _to_bytes(windowed, low=low, high=high)
     return np.stack([grey, grey, grey], axis=-1)
+
+
+def _name(uid: str) -> str:
+    """The standard's name of an identifier; never what a damaged file has in its place."""
+    from pydicom.uid import UID
+
+    name = UID(uid).name
+    return name if name != uid else "of an unknown kind"
 
 
 def _span(dataset: "Dataset") -> tuple[int, int]:

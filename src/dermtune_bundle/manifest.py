@@ -75,6 +75,19 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What 8-bit integers changed, on the validation split, each graph calibrated by itself."""
+
+    auroc_before: float | None
+    """Macro, of the graph in float32 …"""
+    auroc_after: float | None
+    """… and of the one in the bundle."""
+    mean_difference: float
+    """Of a probability."""
+    largest_difference: float
+
+
+@dataclass(frozen=True)
 class OperatingPoint:
     """A threshold on one class's probability, or on that of all malignant ones, chosen on validation."""
 
@@ -135,11 +148,13 @@ class GoldenCase:
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """model.json: what `finetune` says of the graph that it wrote."""
+    """model.json: what `calibrate` says of the graph that it wrote."""
 
     classes: tuple[Diagnosis, ...]
     """In the order of the graph's probabilities."""
     input: InputSpec
+    quantization: Quantization | None
+    """None: the graph computes in float32."""
     calibration: Calibration
     operating_points: tuple[OperatingPoint, ...]
     coverage: float

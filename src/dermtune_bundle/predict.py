@@ -19,6 +19,7 @@ from PIL import Image
 from dermtune_bundle.bundle import Bundle, Prediction
 from dermtune_bundle.cases import SimilarCase
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, decode
+from dermtune_bundle.dicom_answer import dicom_answer, is_dicom_file
 from dermtune_bundle.errors import DermtuneError, ImageError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import flatten
@@ -32,38 +33,43 @@ class FoundFiles:
     images: list[Path]
     """Files named, whatever their suffix, and the image files of folders and lists named, in order."""
     skipped: list[Path]
-    """What else the folders hold: files without an image's suffix, links, devices."""
-    unreadable: list[Path]
-    """Folders that could not be searched."""
+    """What else the folders hold: files without an image's suffix."""
+    refused: list[ImageError]
+    """Folders that cannot be searched, links and devices that are named like images, bad rows of lists."""
 
 
 def find_images(paths: Iterable[Path]) -> FoundFiles:
     """List the images of files, folders and lists.
 
     Folders are searched through and through, links not followed. A list is a .csv file with a column `path`,
-    relative to the list's own folder.
+    relative to the list's own folder, out of which no row may lead.
 
     Raises:
-        ImageError: a list cannot be read, or leads out of its folder; names the row.
+        ImageError: a list cannot be read.
     """
     found = FoundFiles([], [], [])
 
     def note(error: OSError) -> None:
-        found.unreadable.append(Path(error.filename))
+        found.refused.append(ImageError(f"{error.filename}: cannot be searched: {error.strerror}"))
 
     for path in paths:
         if not path.is_dir():
-            found.images.extend(_listed(path) if path.suffix.lower() == ".csv" else [path])
+            for one in _listed(path) if path.suffix.lower() == ".csv" else [path]:
+                found.refused.append(one) if isinstance(one, ImageError) else found.images.append(one)
             continue
         for file in sorted(
             Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
         ):
-            usable = file.suffix.lower() in SUFFIXES and stat.S_ISREG(file.lstat().st_mode)
-            (found.images if usable else found.skipped).append(file)
+            if file.suffix.lower() not in SUFFIXES:
+                found.skipped.append(file)
+            elif stat.S_ISREG(file.lstat().st_mode):
+                found.images.append(file)
+            else:
+                found.refused.append(ImageError(f"{file}: a link or a device, which is not followed"))
     return found
 
 
-def _listed(path: Path) -> Iterator[Path]:
+def _listed(path: Path) -> Iterator[Path | ImageError]:
     folder = path.parent.resolve()
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -72,11 +78,12 @@ def _listed(path: Path) -> Iterator[Path]:
                 raise ImageError(f"{path}: has no column named path")
             for row in rows:
                 named = row["path"] or ""
-                if not named or not (folder / named).resolve().is_relative_to(folder):
-                    raise ImageError(
+                if named and (folder / named).resolve().is_relative_to(folder):
+                    yield path.parent / named
+                else:
+                    yield ImageError(
                         f"{path}: line {rows.line_num}: {named!r} is no file below {path.parent}"
                     )
-                yield path.parent / named
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
     except (UnicodeDecodeError, ValueError, csv.Error) as error:
@@ -105,32 +112,37 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
 
 
 def predict_files(
-    bundle: Bundle, paths: Iterable[Path], *, overlays: Path | None = None
+    bundle: Bundle, paths: Iterable[Path], *, overlays: Path | None = None, dicoms: Path | None = None
 ) -> Iterator[tuple[Path, Prediction | ImageError]]:
     """Classify image files one by one, in constant memory; a file that fails yields its error.
 
     Args:
         bundle: what answers.
         paths: the files.
-        overlays: a folder for an overlay of each image, under the name of `overlay_path`; None: none is made.
+        overlays: a folder for an overlay of each image, under the name of `picture_path`; None: none is made.
+        dicoms: a folder for the answer of each DICOM file, as one; None: none is made.
     """
     for path in paths:
         try:
             image = read_image(path)
+            prediction = bundle.predict(image)
+            if dicoms is not None and is_dicom_file(path):
+                answer = dicom_answer(path, image, bundle, prediction)
+                with atomic_path(picture_path(dicoms, path, ".dcm")) as temporary:
+                    temporary.write_bytes(answer)
         except ImageError as error:
             yield path, error
             continue
-        prediction = bundle.predict(image)
         if overlays is not None:
-            with atomic_path(overlay_path(overlays, path)) as temporary:
+            with atomic_path(picture_path(overlays, path, ".png")) as temporary:
                 Image.fromarray(overlay(image, prediction.activation)).save(temporary, "PNG")
         yield path, prediction
 
 
-def overlay_path(folder: Path, path: Path) -> Path:
-    """Where the overlay of an image goes: no two images share a name."""
+def picture_path(folder: Path, path: Path, suffix: str) -> Path:
+    """Where the picture of an image goes: no two images share a name."""
     key = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    return folder / f"{path.stem}-{key}.png"
+    return folder / f"{path.stem}-{key}{suffix}"
 
 
 def record(name: str, bundle: Bundle, prediction: Prediction) -> dict[str, Any]:

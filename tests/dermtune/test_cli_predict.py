@@ -233,18 +233,17 @@ def test_a_bundle_is_signed_packed_verified_and_a_wrong_key_refused(
 
 
 def test_a_list_names_images_below_its_own_folder_alone(run: Run, tiny_bundle: Path, images: Path) -> None:
-    (images / "list.csv").write_text("path,note\nred.png,x\nblue.png,y\n", encoding="utf-8-sig")
+    (images / "out.png").symlink_to(tiny_bundle / "golden-0.png")
+    listed = "path,note\nred.png,x\n../bundle/golden-0.png,y\n/etc/passwd,z\nout.png,z\n,\nblue.png,y\n"
+    (images / "list.csv").write_text(listed, encoding="utf-8-sig")
     done = run("predict", tiny_bundle, images / "list.csv", "--format", "jsonl")
     assert [json.loads(line)["predicted"] for line in done.out.splitlines()] == ["mel", "bcc"]
-    for content, reason in (
-        ("path\n../bundle/golden-0.png\n", "line 2: '../bundle/golden-0.png' is no file below"),
-        ("path\n/etc/passwd\n", "is no file below"),
-        ("file\nred.png\n", "has no column named path"),
-    ):
-        (images / "list.csv").write_text(content)
-        refused = run("predict", tiny_bundle, images / "list.csv")
-        assert refused.code == 2
-        assert reason in refused.err
+    assert done.code == 2
+    for number, named in ((3, "../bundle/golden-0.png"), (4, "/etc/passwd"), (5, "out.png"), (6, "")):
+        line = f"error: {images / 'list.csv'}: line {number}: {named!r} is no file below {images}"
+        assert line in done.err.splitlines()
+    (images / "list.csv").write_text("file\nred.png\n")
+    assert "has no column named path" in run("predict", tiny_bundle, images / "list.csv").err
 
 
 def test_answers_as_parquet_and_pictures_of_where_it_looked(

@@ -46,6 +46,7 @@ def contract(points: tuple[OperatingPoint, ...] = (POINT,)) -> Contract:
     return Contract(
         classes=(Diagnosis("mel", "Melanoma", malignant=True), Diagnosis("nv", "Nevus", malignant=False)),
         input=InputSpec(224, "RGB", "bilinear"),
+        quantization=None,
         calibration=Calibration("temperature", (1.0,) * 2, (0.0,) * 2, (0.0,) * 2, 0.6, 0.5),
         coverage=0.9,
         limits=Limits(2.0, 0.0, 0.0, 255.0, 0, 0.05),

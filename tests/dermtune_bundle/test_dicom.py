@@ -64,6 +64,9 @@ def file_of(made: Dataset) -> bytes:
     return file.getvalue()
 
 
+WHOLE = file_of(dataset(smooth()))  # of one length, though identifiers are not
+
+
 @pytest.mark.parametrize("kind", [VL, DERMOSCOPY, CAPTURE])
 def test_a_colour_image_gives_its_pixels(kind: str) -> None:
     assert np.array_equal(decode(file_of(dataset(smooth(), kind=kind)), name="x"), smooth())
@@ -162,10 +165,23 @@ def test_sizes_are_checked_before_a_pixel_is_decoded() -> None:
         decode(file_of(dataset(smooth(10, 20))), name="x")
 
 
+def test_what_a_file_holds_is_neither_logged_nor_named(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    made = dataset(smooth())
+    made.StudyInstanceUID = generate_uid()
+    whole = file_of(made)
+    named = (b"Doe^Jane" * 8)[: len(made.StudyInstanceUID)]
+    decode(whole.replace(made.StudyInstanceUID.encode(), named), name="x")
+    with pytest.raises(ImageError, match=r"^x: DICOM, but of an unknown kind"):
+        decode(whole.replace(VL.encode(), (b"Doe^Jane" * 8)[: len(VL)]), name="x")
+    assert "Doe" not in caplog.text + "".join(capfd.readouterr())
+
+
 @given(data=st.data())
 @settings(max_examples=200, deadline=None)
 def test_a_damaged_file_is_one_line_without_the_patients_name(data: st.DataObject) -> None:
-    whole = bytearray(file_of(dataset(smooth())))
+    whole = bytearray(WHOLE)
     for _ in range(data.draw(st.integers(1, 5))):
         whole[data.draw(st.integers(0, 900))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(140, len(whole)))

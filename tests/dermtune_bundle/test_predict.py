@@ -32,7 +32,10 @@ def images(tmp_path: Path) -> Path:
 def test_folders_are_searched_in_order_and_what_is_skipped_is_told(images: Path) -> None:
     found = find_images([images])
     assert found.images == [images / "b.png", images / "deep/damaged.png", images / "deep/er/a.JPG"]
-    assert found.skipped == [images / "link.png", images / "notes.txt", images / "pipe.png"]
+    assert found.skipped == [images / "notes.txt"]
+    assert [str(error) for error in found.refused] == [
+        f"{images / name}: a link or a device, which is not followed" for name in ("link.png", "pipe.png")
+    ]
 
 
 def test_a_named_file_is_read_whatever_its_suffix_and_though_it_is_a_link(images: Path) -> None:

@@ -7,6 +7,7 @@ thresholds, prediction sets, when to abstain. The test split is not read.
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -22,16 +23,20 @@ from dermtune.labels import lesion_class
 from dermtune.leakage import EMBEDDINGS
 from dermtune.shards import PackedImages, create_array, places
 from dermtune.table import read_table, table_sha256
+from dermtune_bundle.cases import CASE_FILES
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
-from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec
+from dermtune_bundle.manifest import Calibration, Contract, Diagnosis, InputSpec, Limits, Quantization
 
 if TYPE_CHECKING:
+    from dermtune.calibration import Calibrator
+    from dermtune.deployable import Deployable
     from dermtune.inference import Looked
 
 log = logging.getLogger(__name__)
 
 _PARITY_IMAGES = 8
+_RANGE_IMAGES = 128  # of training, by which int8's ranges are chosen
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -40,6 +45,8 @@ class CalibrateConfig(Config):
 
     method: Method
     """`temperature` keeps the order of an image's classes, `vector` scales each, `isotonic` bends each."""
+    precision: Literal["float32", "int8"]
+    """How the graph computes; int8 is smaller and faster, and what it costs is measured."""
     test_views: Literal[1, 2, 4, 8]
     """Flips and turns of each image whose logits the graph averages; 1: the image as it is."""
     operating_points: Annotated[dict[Name, Goal], Field(min_length=1)]
@@ -61,17 +68,10 @@ def calibrate(
         ConfigError: an operating point's target is no class of the task.
         DataError: the tails are missing, damaged or of other images, or the graph differs from torch.
     """
-    from dermtune.calibration import decision_weights, fit_calibrator, log_loss, prior_shift, softmax
+    from dermtune.calibration import decision_weights, log_loss, prior_shift, softmax
     from dermtune.conformal import set_thresholds
-    from dermtune.deployable import (
-        Deployable,
-        check_parity,
-        export_deployable,
-        graph_numbers,
-        set_numbers,
-    )
-    from dermtune.inference import look_at_images
-    from dermtune.limits import choose_limits, references_of
+    from dermtune.deployable import Deployable
+    from dermtune.limits import references_of
     from dermtune.metrics import Predictions
     from dermtune.operating_points import choose_operating_points, require_targets
     from dermtune.tails import read_tails
@@ -87,7 +87,8 @@ def calibrate(
     everything = read_table(images / "images.parquet")
     table = everything[everything["split"] == "val"].reset_index(drop=True)
     labels = np.array([classes.index(label) for label in table["label"]], dtype=np.int64)
-    packed, found = PackedImages(images), places(table)
+    packed = PackedImages(images)
+    shift = prior_shift(trained.frequencies, trained.class_balance)
     module = Deployable(
         trained.trunk,
         trained.tails,
@@ -97,20 +98,14 @@ def calibrate(
         curves=config.method == "isotonic",
     )
     with atomic_path(out / "model.onnx") as temporary:
-        export_deployable(module, temporary)
-        seen = look_at_images(Graph.open(temporary, threads=1), packed, found, description="calibrate")
-        shift = prior_shift(trained.frequencies, trained.class_balance)
-        calibrator = fit_calibrator(seen.logits, labels, method=config.method, shift=shift)
-        limits, reference = choose_limits(seen, table, false_alarms=config.false_alarms)
-        set_numbers(module, temporary, graph_numbers(calibrator) | {"reference": reference})
-        graph = Graph.open(temporary, threads=1)
-        worst = check_parity(module, graph, (packed.decode(place) for place in found[:_PARITY_IMAGES]))
-        log.info("model.onnx gives torch's probabilities within %.1e", worst)
-        frozen = _frozen(graph, packed, everything, seen, module.frozen_features)
+        validation = _Validation(packed, table, labels, shift)
+        train = everything[everything["split"] == "train"].reset_index(drop=True)
+        graph, fitted, quantization = _write_graph(module, temporary, config, validation, train)
+        frozen = _frozen(graph, packed, everything, fitted.seen, module.frozen_features)
         with create_array(out / EMBEDDINGS, frozen.shape, "float16") as array:
             array.append(frozen)
-    probabilities = calibrator(seen.logits)
-    before = log_loss(softmax(seen.logits + shift), labels)
+    probabilities = fitted.probabilities
+    before = log_loss(softmax(fitted.seen.logits + shift), labels)
     after = log_loss(probabilities, labels)
     log.info("calibration by %s: negative log-likelihood %.4f, was %.4f", config.method, after, before)
     weights = decision_weights(trained.frequencies, trained.decision_balance)
@@ -130,29 +125,103 @@ def calibrate(
             for one, weight, threshold in zip(known, weights, thresholds, strict=True)
         ),
         input=InputSpec(backbone.input_size, "RGB", "bilinear, antialiased, whole image"),
+        quantization=quantization,
         calibration=Calibration(
             config.method,
-            tuple(calibrator.scale.tolist()),
-            tuple(calibrator.shift.tolist()),
+            tuple(fitted.calibrator.scale.tolist()),
+            tuple(fitted.calibrator.shift.tolist()),
             tuple(shift.tolist()),
             before,
             after,
         ),
         operating_points=choose_operating_points(on_val, config.operating_points),
         coverage=config.coverage,
-        limits=limits,
+        limits=fitted.limits,
         lineage=_lineage(trained.lineage, config),
     )
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
-    if config.similar_cases != "none":
-        train = everything[everything["split"] == "train"].reset_index(drop=True)
-        _write_cases(graph, packed, train, out, shown=config.similar_cases)
+    _write_cases(graph, packed, train, out, shown=config.similar_cases)
+
+
+@dataclass(frozen=True)
+class _Validation:
+    packed: PackedImages
+    table: pd.DataFrame
+    labels: NDArray[np.int64]
+    """(N,) columns of the probabilities."""
+    shift: NDArray[np.float64]
+    """(K,) undoes the class weights of training."""
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What is chosen for a graph by what it says of the validation images."""
+
+    seen: "Looked"
+    calibrator: "Calibrator"
+    limits: Limits
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        return self.calibrator(self.seen.logits)
+
+
+def _write_graph(
+    module: "Deployable", path: Path, config: CalibrateConfig, validation: _Validation, train: pd.DataFrame
+) -> tuple[Graph, _Fitted, Quantization | None]:
+    """Export the module, calibrate it, and give it 8-bit integers where they are asked for."""
+    from dermtune.deployable import check_parity, export_deployable
+    from dermtune.quantization import quantize
+
+    packed = validation.packed
+    export_deployable(module, path)
+    fitted = _fit(module, path, config, validation)
+    some = (packed.decode(place) for place in places(validation.table)[:_PARITY_IMAGES])
+    worst = check_parity(module, Graph.open(path, threads=1), some)
+    log.info("model.onnx gives torch's probabilities within %.1e", worst)
+    quantization = None
+    if config.precision == "int8":
+        quantize(path, (packed.decode(place) for place in places(train)[:: -(-len(train) // _RANGE_IMAGES)]))
+        exact, fitted = fitted, _fit(module, path, config, validation)
+        quantization = _loss(exact.probabilities, fitted.probabilities, validation.labels)
+    return Graph.open(path, threads=1), fitted, quantization
+
+
+def _fit(module: "Deployable", path: Path, config: CalibrateConfig, validation: _Validation) -> _Fitted:
+    """Calibrate the graph at a path as it is, and the module with it."""
+    from dermtune.calibration import fit_calibrator
+    from dermtune.deployable import graph_numbers, set_numbers
+    from dermtune.inference import look_at_images
+    from dermtune.limits import choose_limits
+
+    found, graph = places(validation.table), Graph.open(path, threads=1)
+    seen = look_at_images(graph, validation.packed, found, description="calibrate")
+    calibrator = fit_calibrator(seen.logits, validation.labels, method=config.method, shift=validation.shift)
+    limits, reference = choose_limits(seen, validation.table, false_alarms=config.false_alarms)
+    set_numbers(module, path, graph_numbers(calibrator) | {"reference": reference})
+    return _Fitted(seen, calibrator, limits)
+
+
+def _loss(
+    exact: NDArray[np.float64], rounded: NDArray[np.float64], labels: NDArray[np.int64]
+) -> Quantization:
+    """What probabilities (N, K) lost by 8-bit integers."""
+    from dermtune.metrics import macro_auroc
+
+    apart = np.abs(exact - rounded)
+    before, after = macro_auroc(exact, labels), macro_auroc(rounded, labels)
+    log.info("int8: AUROC on validation %s, was %s", after, before)
+    return Quantization(before, after, float(apart.mean()), float(apart.max()))
 
 
 def _write_cases(graph: Graph, packed: PackedImages, train: pd.DataFrame, out: Path, *, shown: str) -> None:
     from dermtune.cases import collect_cases
 
+    for name in CASE_FILES:  # of an earlier run, that was allowed to tell more
+        (out / name).unlink(missing_ok=True)
+    if shown == "none":
+        return
     tells_ids, shows = shown in {"ids", "thumbnails"}, shown == "thumbnails"
     cases = collect_cases(graph, train, packed, ids=tells_ids, thumbnails=shows)
     for name, data in cases.to_files().items():

@@ -14,7 +14,7 @@ from dermtune.gates import GatesConfig, missed_gates
 from dermtune.golden import golden_cases
 from dermtune.model_card import card_page, model_card
 from dermtune_bundle.bundle import Bundle, write_bundle
-from dermtune_bundle.cases import CASES, EMBEDDINGS
+from dermtune_bundle.cases import CASE_FILES
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import NOTICE, SCHEMA_VERSION, Contract, Manifest
@@ -65,9 +65,7 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
     )
     card = model_card(manifest)
     page = card_page(card, title=f"Model card: {name}")
-    further = images | {
-        name: (model / name).read_bytes() for name in (CASES, EMBEDDINGS) if (model / name).is_file()
-    }
+    further = images | {name: (model / name).read_bytes() for name in CASE_FILES if (model / name).is_file()}
     write_bundle(out, model=graph, manifest=manifest, card=card, card_page=page, further=further)
     Bundle.open(out).check_golden()
 

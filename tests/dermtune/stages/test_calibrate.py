@@ -17,6 +17,7 @@ from dermtune.stages.calibrate import calibrate
 from dermtune.table import classes_of, read_table, write_table
 from dermtune.tails import read_tails
 from dermtune.training import Examples, predict_logits
+from dermtune_bundle.cases import Cases
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Contract
 
@@ -201,3 +202,50 @@ def test_tails_behind_another_trunk_or_damaged_ones_are_refused(
     (tmp_path / "unlike/lineage.json").write_text(json.dumps(lineage))
     with pytest.raises(DataError, match="not of this backbone's tail; re-run finetune"):
         run(params, ingested, tmp_path / "unlike", tmp_path / "out")
+
+
+def test_int8_is_calibrated_by_itself_and_its_loss_told(
+    params: Params, ingested: Path, finetuned: Path, calibrated: Path, tmp_path: Path
+) -> None:
+    out = run(params, ingested, finetuned, tmp_path, precision="int8")
+    sizes = [(folder / "model.onnx").stat().st_size for folder in (calibrated, out)]
+    assert sizes[1] < 0.6 * sizes[0]
+    exact, rounded = look(calibrated, ingested), look(out, ingested)
+    apart = np.abs(exact.probabilities - rounded.probabilities)
+    loss = contract_of(out).quantization
+    assert loss is not None
+    assert loss.largest_difference == pytest.approx(apart.max(), abs=1e-5)
+    assert 0 < loss.mean_difference == pytest.approx(apart.mean(), abs=1e-5)
+    assert loss.auroc_after is not None
+    assert loss.auroc_before is not None
+    assert abs(loss.auroc_after - loss.auroc_before) < 0.1
+    table = read_table(ingested / "images.parquet", split="val")
+    own = contract_of(out)
+    assert own.calibration.logit_scale != contract_of(calibrated).calibration.logit_scale
+    flagged = rounded.distances > own.limits.distance
+    assert flagged.sum() <= 0.05 * len(table), "its limits are its own"
+    assert contract_of(calibrated).quantization is None
+
+
+def test_a_bundle_is_told_of_training_cases_what_params_allow(
+    params: Params, ingested: Path, finetuned: Path, tmp_path: Path
+) -> None:
+    train = read_table(ingested / "images.parquet", split="train")
+    names = [known.name for known in contract_of(run(params, ingested, finetuned, tmp_path)).classes]
+    for shown in ("thumbnails", "ids", "labels", "none"):
+        out = run(params, ingested, finetuned, tmp_path, similar_cases=shown)
+        files = {path.name: path.read_bytes() for path in out.iterdir()}
+        cases = Cases.from_files(files, names, source="x")
+        if shown == "none":
+            assert cases is None
+            continue
+        assert cases is not None
+        assert len(cases.labels) == train["lesion_id"].nunique()
+        assert (cases.ids is not None) == (shown != "labels")
+        assert (cases.thumbnails is not None) == (shown == "thumbnails")
+        row = train.reset_index(drop=True).iloc[[0]]
+        seen = Graph.open(out / "model.onnx").run(PackedImages(ingested).decode(places(row)[0]))
+        (nearest, *_) = cases.nearest(seen.embedding)
+        assert nearest.similarity > 0.999
+        assert nearest.label == row["label"].iloc[0]
+        assert nearest.image_id == (row["image_id"].iloc[0] if shown != "labels" else None)

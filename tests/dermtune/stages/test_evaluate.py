@@ -86,6 +86,7 @@ def write_contract(folder: Path, images: Path, classes: tuple[str, ...] = ("mel"
     contract = Contract(
         classes=tuple(Diagnosis(name, name.upper(), malignant=False) for name in classes),
         input=InputSpec(224, "RGB", "none"),
+        quantization=None,
         calibration=Calibration("temperature", (1.0,) * count, (0.0,) * count, (0.0,) * count, 0.6, 0.5),
         coverage=0.9,
         limits=Limits(2.0, 0.0, 0.0, 255.0, 0, 0.05),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
@@ -13,6 +14,7 @@ from dermtune.errors import DataError, GateError
 from dermtune.gates import GatesConfig
 from dermtune.stages.export import ExportConfig, export
 from dermtune_bundle import Bundle, Manifest
+from dermtune_bundle.cases import Cases
 
 CONFIG = ExportConfig(gates=GatesConfig(auroc_macro=0.7, balanced_accuracy=0.3))
 Inputs = dict[str, Path]
@@ -26,7 +28,7 @@ def inputs(tmp_path: Path, make_graph: Callable[..., bytes], tiny_manifest: Mani
     paths["evaluation"].mkdir()
     values = json.loads(tiny_manifest.to_json())
     metrics = values.pop("metrics")
-    for key in ("schema_version", "name", "notice"):
+    for key in ("schema_version", "name", "notice", "golden"):
         del values[key]
     graph = make_graph()
     metrics["model_sha256"] = hashlib.sha256(graph).hexdigest()
@@ -48,8 +50,20 @@ def test_the_bundle_opens_and_holds_the_evaluated_graph_and_metrics(inputs: Inpu
     assert (inputs["out"] / "model.onnx").read_bytes() == (inputs["model"] / "model.onnx").read_bytes()
     assert bundle.manifest.metrics == json.loads((inputs["evaluation"] / "metrics.json").read_text())
     assert bundle.manifest.name == "dermtune-3-classes"
-    names = {path.name for path in inputs["out"].iterdir()}
-    assert names == {"model.onnx", "bundle.json", "MODEL_CARD.md", "MODEL_CARD.html", "SHA256SUMS"}
+    golden = {f"golden-{index}.png" for index in range(4)}
+    written = {"model.onnx", "bundle.json", "MODEL_CARD.md", "MODEL_CARD.html", "SHA256SUMS"}
+    assert {path.name for path in inputs["out"].iterdir()} == golden | written
+    assert bundle.check_golden() < 1e-6
+
+
+def test_training_cases_travel_where_calibrate_wrote_them(inputs: Inputs) -> None:
+    cases = Cases(np.eye(2, 3, dtype=np.float16), ["mel", "nv"], None, None)
+    for name, data in cases.to_files().items():
+        (inputs["model"] / name).write_bytes(data)
+    export(CONFIG, **inputs)
+    carried = Bundle.open(inputs["out"]).cases
+    assert carried is not None
+    assert carried.labels == ["mel", "nv"]
 
 
 def test_exporting_twice_gives_the_same_version(inputs: Inputs) -> None:
