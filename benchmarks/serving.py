@@ -35,14 +35,16 @@ def main(bundle: Path, image: Path, requests: int) -> None:
         process = psutil.Process(server.pid)
         _load(base, data, clients=2, requests=100)  # warm
         before = process.memory_info().rss
+        done = 0
         for clients in _CLIENTS:
             seconds, errors, wall = _load(base, data, clients=clients, requests=requests // len(_CLIENTS))
             p50, p99 = np.percentile(seconds, [50, 99]) * 1000
             rate = len(seconds) / wall
+            done += len(seconds)
             times = f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
             print(f"{clients:2} clients: {times}, {rate:.0f} images/s, {errors} errors")
         after = process.memory_info().rss
-        print(f"memory: {before >> 20} MiB before, {after >> 20} MiB after {requests} requests")
+        print(f"memory: {before >> 20} MiB before, {after >> 20} MiB after {done} requests")
         print(f"ratio: {after / before:.2f}")
     finally:
         server.terminate()

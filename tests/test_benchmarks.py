@@ -16,7 +16,7 @@ def test_the_side_by_side_comparison_runs_and_ends_with_its_ratio(tmp_path: Path
     params["ingest"]["synthetic_lesions"] = 40
     params["backbone"]["input_size"] = 64
     yaml.dump(params, tmp_path / "params.yaml")
-    command = [sys.executable, ROOT / "benchmarks/conventional.py", "--epochs", "2", "--views", "1"]
+    command = [sys.executable, ROOT / "benchmarks/conventional.py", "--epochs", "1", "--views", "1"]
     files = ["--work", tmp_path / "work", "--plot", tmp_path / "curve.png"]
     # from a folder beside which there are no real images
     done = subprocess.run([*command, *files], cwd=tmp_path, check=False, capture_output=True, text=True)

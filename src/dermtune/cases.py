@@ -30,7 +30,7 @@ def collect_cases(
     unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
 
     return Cases(
-        unit.astype(np.float16),
+        unit.astype(np.float32),
         table["label"].tolist(),
         table["image_id"].tolist() if ids else None,
         [to_jpeg(thumbnail(packed.decode(place), _SIDE)) for place in found] if thumbnails else None,

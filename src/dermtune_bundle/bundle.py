@@ -77,7 +77,7 @@ class Bundle:
         Args:
             path: the bundle's folder, or its .zip.
             key: the file of the public key that must have signed it; None: any bundle will do.
-            threads: how many CPU threads one image may use; 0 for as many as there are cores.
+            threads: how many CPU threads one image may use; 0 for as many as there are, at most 8.
 
         Raises:
             BundleError: a file is missing, added, a link or changed, bundle.json or the graph is not as this

@@ -37,7 +37,7 @@ class SimilarCase:
 class Cases:
     """M training cases, in the order of their embeddings."""
 
-    embeddings: NDArray[np.float16]
+    embeddings: NDArray[np.float32]
     """(M, F), of length one."""
     labels: Sequence[str]
     ids: Sequence[str] | None
@@ -51,7 +51,8 @@ class Cases:
             count: of cases.
         """
         unit = embedding / max(float(np.linalg.norm(embedding)), 1e-12)
-        similarity = self.embeddings.astype(np.float32) @ unit
+        # not by BLAS, whose threads and the graph's would get in each other's way
+        similarity = np.einsum("mf,f->m", self.embeddings, unit)
         return tuple(
             SimilarCase(
                 self.labels[row],
@@ -65,7 +66,7 @@ class Cases:
     def to_files(self) -> dict[str, bytes]:
         """As a bundle carries them."""
         file = io.BytesIO()
-        np.save(file, self.embeddings, allow_pickle=False)
+        np.save(file, self.embeddings.astype(np.float16), allow_pickle=False)
         thumbnails = [base64.b64encode(one).decode() for one in self.thumbnails] if self.thumbnails else None
         rest = {"labels": list(self.labels), "ids": self.ids and list(self.ids), "thumbnails": thumbnails}
         return {EMBEDDINGS: file.getvalue(), CASES: (json.dumps(rest, ensure_ascii=False) + "\n").encode()}
@@ -102,4 +103,4 @@ class Cases:
         )
         if not agree:
             raise BundleError(f"{source}: {EMBEDDINGS} and {CASES} disagree; export it again")
-        return cls(embeddings, labels, ids, thumbnails)
+        return cls(embeddings.astype(np.float32), labels, ids, thumbnails)

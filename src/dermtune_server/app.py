@@ -4,14 +4,16 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from http import HTTPStatus
 from importlib.resources import files
 from typing import Annotated, Any
 
 import anyio
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, File, HTTPException, Query, Response, UploadFile
+from fastapi import FastAPI, File, HTTPException, Query, Response, Security, UploadFile
 from fastapi.responses import PlainTextResponse
+from fastapi.security import HTTPBearer
 from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -25,6 +27,7 @@ from dermtune_bundle.predict import record
 from dermtune_server.guard import Counts, Guard, Limits
 
 _PICTURE = 512  # pixels
+_FILES = "Images: JPEG, PNG, BMP, TIFF, WebP or DICOM."
 _PAGE = {"/": ("page.html", "text/html"), "/page.js": ("page.js", "text/javascript"),
          "/page.css": ("page.css", "text/css")}  # fmt: skip
 
@@ -137,31 +140,34 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         docs_url=None,  # its page loads scripts from elsewhere; /openapi.json says the same
         redoc_url=None,
         lifespan=partial(_lifespan, workers=workers),
-        responses={code: {"model": Problem} for code in (401, 429)},
+        responses=_refusals(401, 429),
     )
     app.state.ready = False
+    # for the OpenAPI document alone: the guard holds the token against the one given
+    told = [Security(HTTPBearer(auto_error=False))] if token else []
 
     @app.post(
         "/v1/predict",
         response_model=Answers,
         response_model_exclude_unset=True,
-        responses={code: {"model": Problem} for code in (400, 413)},
+        responses=_refusals(400, 413),
+        dependencies=told,
     )
     async def predict(
-        file: Annotated[list[UploadFile], File(description="Images: JPEG, PNG, BMP, TIFF, WebP or DICOM.")],
+        file: Annotated[
+            list[UploadFile], File(description=_FILES, min_length=1, max_length=limits.max_files)
+        ],
         *,
         pictures: Annotated[bool, Query(description="Also show it, and where the model looked.")] = False,
     ) -> dict[str, Any]:
         """Classify images; each is answered or refused by itself. None is kept."""
-        if len(file) > limits.max_files:
-            raise HTTPException(413, f"{len(file)} files; at most {limits.max_files} in one request")
         results = []
         for part in file:
             look = partial(service.answer, await part.read(), part.filename or "", pictures=pictures)
             results.append(await anyio.to_thread.run_sync(look, limiter=app.state.at_work))
         return {"results": results}
 
-    @app.get("/v1/model")
+    @app.get("/v1/model", dependencies=told)
     def model() -> Model:
         """What the bundle is, and how good it was on held-out lesions."""
         return service.model()
@@ -178,7 +184,7 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
             raise HTTPException(503, "starting or stopping")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=PlainTextResponse, dependencies=told)
     def metrics() -> PlainTextResponse:
         """Counts for Prometheus."""
         return PlainTextResponse(generate_latest(counts.registry), media_type=CONTENT_TYPE_LATEST)
@@ -186,6 +192,12 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
     _add_page(app)
     app.add_middleware(Guard, paths=_PATHS, token=token, limits=limits, counts=counts)
     return app
+
+
+def _refusals(*codes: int) -> dict[int | str, dict[str, Any]]:
+    """As JSON, whatever the route's own answers are."""
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {code: {"description": HTTPStatus(code).phrase, "content": problem} for code in codes}
 
 
 def _coded(image: NDArray[np.uint8]) -> str:

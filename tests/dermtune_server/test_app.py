@@ -78,7 +78,9 @@ def test_too_much_is_refused_whether_its_length_is_told_or_not(start: Start) -> 
 
     headers = {"content-type": "multipart/form-data; boundary=x"}
     assert client.post("/v1/predict", content=streamed(), headers=headers).status_code == 413
-    assert client.post("/v1/predict", files=files(png(), png(), png())).status_code == 413
+    refused = client.post("/v1/predict", files=files(png(), png(), png()))
+    assert refused.status_code == 422
+    assert "at most 2 items" in refused.json()["detail"][0]["msg"]
     assert client.post("/v1/predict", files=files(png())).status_code == 200
 
 

@@ -115,23 +115,18 @@ def test_a_second_repro_runs_nothing(clean: Path) -> None:
     assert "Data and pipelines are up to date" in second.stdout
 
 
-def test_another_learning_rate_runs_finetune_and_what_follows(clean: Path) -> None:
-    set_params(clean, finetune={"lr": 0.0005})
-    assert stages_run(run(clean, "dvc", "repro").stdout) == ["finetune", "calibrate", "evaluate", "export"]
-    difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)
-    assert list(difference["params.yaml"]) == ["finetune.lr"]
-    assert difference["params.yaml"]["finetune.lr"]["new"] == 0.0005
-    metrics = json.loads(run(clean, "dvc", "metrics", "diff", "--all", "--json").stdout)
-    assert "auroc_macro" in metrics["data/evaluate/headline.json"]
-
-
-def test_an_experiment_is_run_and_shown(clean: Path) -> None:
+def test_an_experiment_runs_finetune_and_what_follows_and_is_compared(clean: Path) -> None:
     ran = run(clean, "dvc", "exp", "run", "--name", "gentle", "--set-param", "finetune.lr=1e-4")
     assert stages_run(ran.stdout) == ["finetune", "calibrate", "evaluate", "export"]
     rows = list(csv.DictReader(run(clean, "dvc", "exp", "show", "--csv").stdout.splitlines()))
     (row,) = [row for row in rows if row["Experiment"] == "gentle"]
     assert float(row["finetune.lr"]) == 1e-4
     assert 0 <= float(row["auroc_macro"]) <= 1
+    difference = json.loads(run(clean, "dvc", "params", "diff", "--json").stdout)
+    assert list(difference["params.yaml"]) == ["finetune.lr"]
+    assert difference["params.yaml"]["finetune.lr"]["new"] == 1e-4
+    metrics = json.loads(run(clean, "dvc", "metrics", "diff", "--all", "--json").stdout)
+    assert "auroc_macro" in metrics["data/evaluate/headline.json"]
 
 
 def test_a_search_runs_nothing_before_it_and_its_winner_is_written_back(clean: Path) -> None:
