@@ -34,7 +34,7 @@ async function loadModel() {
 }
 
 const say = (text) => { byId("status").textContent = text; };
-const percent = (share) => `${(100 * share).toFixed(1)}%`;
+const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)}%`;
 const titleOf = (name) => model.classes.find((known) => known.name === name)?.title ?? name;
 
 async function askAll(files) {
@@ -69,6 +69,7 @@ function show(answer) {
   } else {
     fill(answer, find);
   }
+  find(".on-paper").textContent = `${model.notice} ${byId("bundle").textContent}`;
   byId("results").append(article);
 }
 
@@ -85,7 +86,10 @@ function fill(answer, find) {
     const reached = answer.decisions[point.name];
     const target = point.target === "malignant" ? "malignant" : titleOf(point.target);
     cell(row, "th", point.name).scope = "row";
-    cell(row, "td", `${target} at ${percent(point.threshold)} or more`);
+    const share = (value) => (value === null ? "?" : percent(value, 0));
+    const others = point.specificity === null ? null : 1 - point.specificity;
+    const when = cell(row, "td", `${target} at ${percent(point.threshold)} or more`);
+    cell(when, "small", `when tuned, ${share(point.sensitivity)} of such lesions reached it, ${share(others)} of others`);
     cell(row, "td", reached ? "reached" : "not reached").className = reached ? "yes" : "";
   }
   const byProbability = Object.entries(answer.probabilities).sort(([, one], [, other]) => other - one);
