@@ -11,6 +11,7 @@ def test_every_module_has_a_test_module() -> None:
     for package, tests in (
         ("src/dermtune", "dermtune"),
         ("src/dermtune_bundle", "dermtune_bundle"),
+        ("src/dermtune_server", "dermtune_server"),
         ("pipelines", "pipelines"),
     ):
         for module in (ROOT / package).rglob("*.py"):

@@ -4,7 +4,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,18 @@ def export_onnx(
     """Export a module in eval mode to one .onnx file.
 
     Args:
-        module: takes one tensor; its activations work no longer in place afterwards.
+        module: takes one tensor.
         example: traced with; its dimensions named in `dynamic` must be at least 2.
         path: of the file.
         dynamic: which of the example's dimensions may vary.
         inputs: the input's name.
         outputs: the outputs' names, in order.
     """
-    for part in module.modules():
-        if hasattr(part, "inplace"):
-            part.inplace = False  # type: ignore[assignment]  # the same numbers, and half the time to export
     onnx_log = logging.getLogger("torch.onnx")
     level = onnx_log.level
     # without gradients it is a third faster, and gives the same bytes
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.no_grad():
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), quiet, torch.no_grad(), _not_in_place(module):
         warnings.simplefilter("ignore")  # the exporter warns of its own internals
         onnx_log.setLevel(logging.ERROR)
         try:
@@ -80,6 +78,19 @@ def replace_values(path: Path, values: Mapping[str, NDArray[np.float32]]) -> Non
             raise KeyError(f"{path}: no {name} of shape {value.shape}")
         tensors[name].CopyFrom(onnx.numpy_helper.from_array(value, name))
     onnx.save(model, path)
+
+
+@contextlib.contextmanager
+def _not_in_place(module: nn.Module) -> Iterator[None]:
+    """Activations that make new tensors: the same numbers, and they are exported in half the time."""
+    parts = [part for part in module.modules() if getattr(part, "inplace", False) is True]
+    for part in parts:
+        part.inplace = False  # type: ignore[assignment]  # a plain attribute of activations
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.inplace = True  # type: ignore[assignment]  # as above
 
 
 def _forget_where_it_was_made(path: Path) -> None:

@@ -82,7 +82,9 @@ def test_dropped_images_are_answered_and_a_bad_file_says_why(page: Page) -> None
     red, bad = page.locator("article").all()
     expect(red.locator(".named")).to_contain_text("Nearest to: Melanoma. Malignant: ")
     expect(red.locator(".decisions tbody tr")).to_have_count(1)
-    expect(red.locator(".decisions tbody")).to_contain_text("when tuned, 92% of such lesions reached it, 19% of others")
+    expect(red.locator(".decisions tbody")).to_contain_text(
+        "when tuned, 92% of such lesions reached it, 19% of others"
+    )
     expect(red.locator("meter")).to_have_count(3)
     expect(red.locator(".set")).to_contain_text("Cannot be ruled out")
     expect(red.locator(".abstain")).to_be_hidden()
