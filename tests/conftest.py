@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.manifest import (
@@ -119,3 +119,11 @@ def tiny_bundle(tmp_path: Path, make_graph: MakeGraph, tiny_manifest: Manifest, 
         folder, model=make_graph(), manifest=tiny_manifest, card="# Model card: tiny\n", further=files
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def swapped_profile() -> bytes:
+    """A colour profile whose first channel is blue: who ignores it sees other colours than who made it."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = data.replace("sRGB".encode("utf-16-be"), "xxxx".encode("utf-16-be")).replace(b"sRGB", b"xxxx")
+    return data.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")

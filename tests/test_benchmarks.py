@@ -22,7 +22,7 @@ def test_the_side_by_side_comparison_runs_and_ends_with_its_ratio(tmp_path: Path
     done = subprocess.run([*command, *files], cwd=tmp_path, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     *_, strict, further, ratio = done.stdout.splitlines()
-    assert strict.startswith("strict, 2 views")
+    assert strict.startswith("strict, 1 views")
     assert further.startswith("each further training")
     assert re.fullmatch(r"ratio: \d+\.\d", ratio)
     assert (tmp_path / "curve.png").is_file()

@@ -20,6 +20,8 @@ from dermtune_bundle.errors import DermtuneError
 
 if TYPE_CHECKING:
     from dermtune.params import Params
+    from dermtune_bundle.bundle import Bundle, Prediction
+    from dermtune_bundle.errors import ImageError
     from dermtune_bundle.manifest import Manifest
     from dermtune_bundle.predict import FoundFiles
 
@@ -364,21 +366,21 @@ def predict(
     Each line of jsonl has path, predicted, malignant_probability, probabilities (class to calibrated
     probability), decisions (operating point to true or false), prediction_set (the classes that cannot be
     ruled out), abstain (why the answer is not to be relied on; empty: nothing speaks against it), distance
-    (how unlike the images that the model knows), bundle and notice; csv and parquet have the same columns.
+    (how unlike the images that the model knows), error (why there is no answer), bundle and notice; csv and
+    parquet have the same columns.
 
     Research use only: not for diagnosis.
     """  # noqa: D301 (click's mark of lines to be left as they are)
     from dermtune_bundle.bundle import Bundle
     from dermtune_bundle.errors import ImageError
-    from dermtune_bundle.predict import picture_path, predict_files, record
+    from dermtune_bundle.predict import predict_files
 
     opened = Bundle.open(bundle, key=key)
+    opened.check_golden()
     found = _find_images(paths)
-    for place in (output, overlays, dicoms):
-        if place and place.absolute().is_relative_to(bundle.absolute()):
-            raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
     if kind == "parquet" and output is None:
         raise click.UsageError("--format parquet needs --output")
+    _require_places(bundle, output, overlays, dicoms)
     failed = 0
 
     def answers(images: Iterable[Path]) -> Iterator[dict[str, Any]]:
@@ -386,18 +388,41 @@ def predict(
         for path, outcome in predict_files(opened, images, overlays=overlays, dicoms=dicoms):
             if isinstance(outcome, ImageError):
                 failed += 1
-                click.echo(f"error: {outcome}", err=True)
-            else:
-                row = record(str(path), opened, outcome)
-                yield (
-                    row if overlays is None else row | {"overlay": str(picture_path(overlays, path, ".png"))}
-                )
+                _complain(outcome)
+            yield from _row(opened, path, outcome, overlays)
 
     _write_answers(answers, found.images, opened.manifest, kind, output)
     if failed:
-        click.echo(f"{failed} of {len(found.images)} images could not be read", err=True)
+        click.echo(f"{failed} of {len(found.images)} images failed; see above", err=True)
     if failed or found.refused:
         sys.exit(2)
+
+
+def _require_places(bundle: Path, output: Path | None, *folders: Path | None) -> None:
+    """Hold where answers are to go against what must stay as it is."""
+    if output and output.exists() and not output.is_file():
+        raise DermtuneError(f"{output}: no regular file, which would be replaced; write to a new name")
+    for place in (output, *folders):
+        if place and place.absolute().is_relative_to(bundle.absolute()):
+            raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
+
+
+def _row(
+    bundle: "Bundle", path: Path, outcome: "Prediction | ImageError", overlays: Path | None
+) -> Iterator[dict[str, Any]]:
+    """What is written of an image: one row, though it failed; none for a DICOM answer that failed."""
+    from dermtune_bundle.dicom_answer import NoDicomAnswerError
+    from dermtune_bundle.errors import ImageError
+    from dermtune_bundle.predict import failure, picture_path, record
+
+    if isinstance(outcome, NoDicomAnswerError):
+        return
+    if isinstance(outcome, ImageError):
+        row, picture = failure(str(path), bundle, str(outcome)), None
+    else:
+        row = record(str(path), bundle, outcome)
+        picture = overlays and str(picture_path(overlays, path, ".png"))
+    yield row | ({"overlay": picture} if overlays else {})
 
 
 @cli.command()
@@ -424,13 +449,17 @@ def verify(bundle: Path, key: Path | None) -> None:
     click.echo(f"version: {opened.version}")
     if key is not None:
         click.echo(f"signed by: {opened.signed_by}, the key of {key}")
-    elif opened.signed_by is not None:
-        click.echo(f"signed by: {opened.signed_by}, NOT CHECKED: give that key with --key")
+    elif opened.claimed_key is not None:
+        click.echo(
+            f"signed by: NOT CHECKED: give the key, which says that it is {opened.claimed_key}, with --key"
+        )
     else:
         click.echo("signed by: nobody")
-    click.echo(
-        f"golden cases: {len(opened.manifest.golden)}, probabilities differ by {difference:.1g} at most"
-    )
+    if opened.manifest.golden:
+        said = f"{len(opened.manifest.golden)}, probabilities differ by {difference:.1g} at most"
+    else:
+        said = "none: nothing proves that this machine computes as the one that made the bundle"
+    click.echo(f"golden cases: {said}")
     click.echo(opened.manifest.notice)
 
 
@@ -450,7 +479,7 @@ def pack(bundle: Path, out: Path, key: Path | None) -> None:
     pack_bundle(bundle, out, key=key)
     opened = Bundle.open(out)
     click.echo(f"{out}: version {opened.version}")
-    click.echo(f"signed by: {opened.signed_by or 'nobody'}")
+    click.echo(f"signed by: {opened.claimed_key or 'nobody'}{'' if key else ', not checked'}")
 
 
 @cli.command()
@@ -489,6 +518,7 @@ def schema() -> None:
 @click.option("--token-file", type=Folder, help="File with a token that each client must bear.")
 @click.option("--max-mib", type=click.IntRange(1), default=64, show_default=True, help="Of one request.")
 @click.option("--max-files", type=click.IntRange(1), default=16, show_default=True, help="Of one request.")
+@click.option("--max-megapixels", type=click.IntRange(1), default=64, show_default=True, help="Of one image.")
 @click.option(
     "--per-minute", type=click.IntRange(1), default=600, show_default=True, help="Requests a client."
 )
@@ -500,13 +530,14 @@ def serve(
     token_file: Path | None,
     max_mib: int,
     max_files: int,
+    max_megapixels: int,
     per_minute: int,
     key: Path | None,
 ) -> None:
     """Serve BUNDLE over HTTP, with a page at / to drop images on.
 
-    The bundle is verified first, as by `dermtune verify`. No image is kept or logged. Elsewhere than on this
-    machine, give a token, and put a proxy with TLS before it.
+    The bundle is verified first, as by `dermtune verify`. No image is kept or logged. Where others can reach
+    it, give a token, and put a proxy with TLS and time-outs before it.
 
     \b
     Example:
@@ -530,7 +561,9 @@ def serve(
         raise DermtuneError(f"{token_file}: cannot be read as a text") from error
     if token_file and not token:
         raise DermtuneError(f"{token_file}: holds no token")
-    limits = Limits(max_mib << 20, max_files, per_minute)
+    if not token and host not in {"127.0.0.1", "localhost", "::1"}:
+        click.echo(f"warning: whoever reaches {host}:{port} can ask; give --token-file", err=True)
+    limits = Limits(max_mib << 20, max_files, max_megapixels * 10**6, per_minute)
     run(create_app(opened, token=token, limits=limits, workers=os.cpu_count() or 1), host=host, port=port)
 
 
@@ -541,12 +574,21 @@ def _find_images(paths: Sequence[Path]) -> "FoundFiles":
 
     found = find_images(paths)
     if found.skipped:
-        click.echo(f"skipped, not image files: {_first_five(found.skipped)}", err=True)
+        click.echo(_shown(f"skipped, not image files: {_first_five(found.skipped)}"), err=True)
     for error in found.refused:
-        click.echo(f"error: {error}", err=True)
-    if not found.images:
+        _complain(error)
+    if not found.images and not found.refused:
         raise ImageError(f"{_first_five(paths)}: no image files")
     return found
+
+
+def _complain(error: Exception) -> None:
+    click.echo(_shown(f"error: {error}"), err=True)
+
+
+def _shown(text: str) -> str:
+    """A file's name may hold what would move the cursor or begin a line of its own."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def _first_five(paths: Sequence[Path]) -> str:
@@ -615,13 +657,15 @@ def _write_table(records: Iterable[dict[str, Any]], manifest: "Manifest", file: 
     from rich.table import Table
 
     titles = {known.name: known.title for known in manifest.classes}
-    table = Table(title=manifest.name, caption=manifest.notice)
+    table = Table(title=escape(manifest.name), caption=escape(manifest.notice))
     table.add_column("image", overflow="fold")
     table.add_column("named")
     table.add_column("but")
     for name in ("probability", "malignant", *(point.name for point in manifest.operating_points)):
         table.add_column(name, justify="right")
     for row in records:
+        if row["error"]:
+            continue  # named already
         numbers = (row["probabilities"][row["predicted"]], row["malignant_probability"])
         decisions = ("yes" if decision else "no" for decision in row["decisions"].values())
         table.add_row(
@@ -639,5 +683,5 @@ def main() -> None:
     try:
         cli(standalone_mode=True)
     except DermtuneError as error:
-        click.echo(f"error: {error}", err=True)
+        _complain(error)
         sys.exit(2)

@@ -13,14 +13,14 @@ from typing import Final, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from dermtune_bundle.cases import Cases, SimilarCase
+from dermtune_bundle.cases import EMBEDDINGS, Cases, SimilarCase
 from dermtune_bundle.container import CHECKSUMS, SIGNATURE, checksums, read_checked, write_files
 from dermtune_bundle.decode import decode
 from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import MALIGNANT, Manifest
 from dermtune_bundle.quality import measure_quality
-from dermtune_bundle.signature import check_signature, sign, signed_by
+from dermtune_bundle.signature import check_signature, claimed_key, sign
 
 MODEL: Final = "model.onnx"
 MANIFEST: Final = "bundle.json"
@@ -64,7 +64,9 @@ class Bundle:
     version: str
     """SHA-256 of SHA256SUMS, 64 hexadecimal digits."""
     signed_by: str | None
-    """Id of the key that signed it; checked only if `open` was given the key."""
+    """Id of the key that signed it; None: `open` was given no key, so that this was not checked."""
+    claimed_key: str | None
+    """Id of the key that its signature names, checked or not; None: it bears no signature."""
     golden: Mapping[str, bytes]
     """Image files of the golden cases, by name."""
     cases: Cases | None
@@ -85,8 +87,8 @@ class Bundle:
         """
         path = Path(path)
         files = read_checked(path)
-        if key is not None:
-            check_signature(files, key, source=path)
+        claimed = claimed_key(files, source=path)
+        signed_by = check_signature(files, key, source=path) if key else None
         if absent := sorted({MODEL, MANIFEST, CARD} - files.keys()):
             raise BundleError(f"{path / absent[0]}: missing; export the bundle again")
         manifest = Manifest.parse(files[MANIFEST], source=str(path / MANIFEST))
@@ -100,7 +102,9 @@ class Bundle:
         version = hashlib.sha256(files[CHECKSUMS]).hexdigest()
         names = [known.name for known in manifest.classes]
         cases = Cases.from_files(files, names, source=str(path))
-        return cls(manifest, graph, version, signed_by(files), golden, cases)
+        if cases and cases.embeddings.shape[1] != graph.num_features:
+            raise BundleError(f"{path / EMBEDDINGS}: of another graph than {MODEL}; export it again")
+        return cls(manifest, graph, version, signed_by, claimed, golden, cases)
 
     def check_golden(self) -> float:
         """Run the golden cases: does this machine give the probabilities that the bundle was made with?
@@ -127,11 +131,15 @@ class Bundle:
             largest = max(largest, difference)
         return largest
 
-    def predict(self, image: NDArray[np.uint8]) -> Prediction:
+    def predict(self, image: NDArray[np.uint8], *, pictures: int = 1) -> Prediction:
         """Classify one image.
 
         Args:
             image: uint8 (H, W, 3), RGB, any H and W, as `read_image` gives it.
+            pictures: how many its file holds; where there are others, it abstains.
+
+        Raises:
+            BundleError: the graph fails on the image.
         """
         output = self.graph.run(image)
         values = output.probabilities
@@ -152,7 +160,10 @@ class Bundle:
             prediction_set=tuple(
                 classes[column].name for column in np.argsort(-values, kind="stable") if members[column]
             ),
-            abstain=self.manifest.limits.reasons(float(output.distance), measure_quality(image)),
+            abstain=(
+                *([f"the first of {pictures} in its file, the others not looked at"] if pictures > 1 else []),
+                *self.manifest.limits.reasons(float(output.distance), measure_quality(image)),
+            ),
             distance=float(output.distance),
             activation=output.activation_map[named],
             similar=self.cases.nearest(output.embedding) if self.cases else (),
@@ -198,6 +209,8 @@ def pack_bundle(path: Path, out: Path, *, key: Path | None = None) -> None:
     files = read_checked(path)
     if out.exists():
         raise DermtuneError(f"{out}: exists; write to a new name")
+    if out.absolute().is_relative_to(path.absolute()):
+        raise DermtuneError(f"{out}: lies in the bundle, which must stay as it is; write elsewhere")
     if key is not None:
         files[SIGNATURE] = sign(files[CHECKSUMS], key)
     try:

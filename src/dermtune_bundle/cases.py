@@ -94,7 +94,9 @@ class Cases:
             raise BundleError(f"{source}: {EMBEDDINGS} and {CASES} are no cases; export it again") from error
         columns = [column for column in (labels, ids, thumbnails) if column is not None]
         agree = (
-            embeddings.dtype == np.float16
+            isinstance(embeddings, np.ndarray)
+            and embeddings.dtype == np.float16
+            and bool(np.isfinite(embeddings).all())
             and embeddings.ndim == 2  # noqa: PLR2004 (M, F)
             and all(isinstance(column, list) and len(column) == len(embeddings) for column in columns)
             and labels is not None

@@ -4,11 +4,11 @@ No name in a bundle leads anywhere: names are flat, and what is in memory once i
 """
 
 import hashlib
+import io
 import re
 import stat
 import zipfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,8 @@ CHECKSUMS: Final = "SHA256SUMS"
 SIGNATURE: Final = "SHA256SUMS.sig"
 MAX_FILES: Final = 1000
 MAX_BYTES: Final = 2 << 30
-"""Of all files together, unpacked."""
+"""Of all files together."""
+_UNIX: Final = 3
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 _CHECKSUM_LINE = re.compile(rf"(?P<digest>[0-9a-f]{{64}})  (?P<name>{_NAME})")
 _HOW_TO_MEND = "the bundle is damaged or was changed: fetch it again"
@@ -65,11 +66,20 @@ def write_files(path: Path, files: Mapping[str, bytes]) -> None:
             with atomic_path(path / name) as temporary:
                 temporary.write_bytes(files[name])
         return
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_zipped(files, ordered))
+
+
+def _zipped(files: Mapping[str, bytes], ordered: Sequence[str]) -> bytes:
+    """One .zip, the same bytes on every machine: weights are hardly smaller packed, so that they are not."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in ordered:
             entry = zipfile.ZipInfo(name)  # dated 1980, as zip's time begins
+            entry.create_system = _UNIX
             entry.external_attr = (stat.S_IFREG | 0o644) << 16
-            archive.writestr(entry, files[name], zipfile.ZIP_DEFLATED)
+            archive.writestr(entry, files[name])
+    return buffer.getvalue()
 
 
 def _parse_checksums(data: bytes, source: Path) -> dict[str, str]:
@@ -102,27 +112,30 @@ def _read_folder(folder: Path) -> dict[str, bytes]:
 
 
 def _read_zip(path: Path) -> dict[str, bytes]:
+    """The files of a .zip that is, byte for byte, as `write_files` makes it."""
     files: dict[str, bytes] = {}
-    left = MAX_BYTES
     name = ""
     try:
-        with zipfile.ZipFile(path) as archive:
+        _require_room(path, files=0, left=MAX_BYTES - path.stat().st_size)
+        whole = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(whole)) as archive:
             for entry in archive.infolist():
                 name = entry.filename
-                usual = stat.S_IFMT(entry.external_attr >> 16) in {0, stat.S_IFREG}
-                packed = entry.compress_type in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
-                if not re.fullmatch(_NAME, name) or name in files or not usual or not packed:
+                usual = stat.S_IFMT(entry.external_attr >> 16) == stat.S_IFREG
+                stored = entry.compress_type == zipfile.ZIP_STORED and entry.file_size == entry.compress_size
+                if not re.fullmatch(_NAME, name) or name in files or not usual or not stored:
                     raise BundleError(f"{path}: {name!r} is no file of a bundle; {_HOW_TO_MEND}")
-                left -= entry.file_size
-                _require_room(path, files=len(files) + 1, left=left)
-                with archive.open(entry) as file:
-                    files[name] = file.read(entry.file_size)
-                    if file.read(1):
-                        raise BundleError(f"{path}: {name}: longer than it says; {_HOW_TO_MEND}")
+                _require_room(path, files=len(files) + 1, left=len(whole) - entry.file_size)
+                files[name] = archive.read(entry)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OverflowError) as error:
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, OverflowError) as error:
         raise BundleError(f"{path}: no .zip that can be read, at {name!r}; {_HOW_TO_MEND}") from error
+    if _zipped(files, list(files)) != whole:
+        raise BundleError(
+            f"{path}: holds more than its files, or was packed by another program; {_HOW_TO_MEND}, "
+            "or unpack it and pack it with `dermtune pack`"
+        )
     return files
 
 

@@ -1,8 +1,10 @@
 """Bytes of an image file to pixels: the one decoder of ingest, evaluate and predict."""
 
 import io
+import math
 import warnings
 from contextlib import ExitStack
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -33,6 +35,21 @@ MAX_BYTES: Final = 512 << 20
 """A larger file is not read: its pixels would not be either."""
 MAX_PIXELS: Final = 64_000_000
 """More than any dermatoscope gives; refused before a pixel is decoded."""
+MAX_SIDE: Final = 20_000
+"""Of a longer strip, no network sees anything, and resizing it takes minutes."""
+ENOUGH_PIXELS: Final = 4_000_000
+"""What has more is made smaller as soon as it is decoded, by whole factors: no network sees as much."""
+_FORMAT_OF: Final = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".png": "PNG",
+    ".bmp": "BMP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".webp": "WEBP",
+    **dict.fromkeys(_HEIC_SUFFIXES, "HEIF"),
+    **dict.fromkeys(dicom.SUFFIXES, "DICOM"),
+}
 
 
 class _Quiet:
@@ -60,18 +77,22 @@ class _Quiet:
                 self._filters.close()
 
 
-_quiet = _Quiet()
+quiet = _Quiet()
+"""In which nothing is warned of."""
 
 
-def decode(data: bytes, *, name: str) -> NDArray[np.uint8]:
+def decode(data: bytes, *, name: str, suffix: str = "", max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode an image file to RGB pixels, upright.
 
     EXIF orientation and colour profiles (ICC) are applied; transparent pixels show white; 16-bit greys are
-    scaled to 8 bits; of an animation, a multi-page file or a multi-frame DICOM the first image is taken.
+    scaled to 8 bits; of an animation, a multi-page file or a multi-frame DICOM the first image is taken
+    (`count_pictures` tells); an image of more than `ENOUGH_PIXELS` is made smaller by a whole factor.
 
     Args:
         data: the whole file.
         name: what the error message calls it.
+        suffix: of its file, such as `.png`, which must be true; empty: any that is read.
+        max_pixels: more are refused before one is decoded.
 
     Returns:
         uint8 (H, W, 3), RGB.
@@ -80,10 +101,13 @@ def decode(data: bytes, *, name: str) -> NDArray[np.uint8]:
         ImageError: `name` and a short reason; nothing else is ever raised.
     """
     try:
-        with _quiet:
+        with quiet:
             if dicom.is_dicom(data):
-                return _checked(dicom.decode_dicom(data, max_pixels=MAX_PIXELS))
-            return _to_rgb(_open(data))
+                _require_true_suffix(suffix, "DICOM")
+                pixels, profile = dicom.decode_dicom(data, require_size=partial(_require_size, max_pixels))
+                image = _smaller(Image.fromarray(pixels))
+                return np.array(_in_srgb(image, profile))
+            return _to_rgb(_smaller(_open(data, suffix, max_pixels)))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything)
@@ -103,36 +127,65 @@ def resize(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _open(data: bytes) -> Image.Image:
+def count_pictures(data: bytes) -> int:
+    """How many pages, frames or pictures a file holds that `decode` reads; only the first is decoded."""
+    try:
+        with quiet:
+            if dicom.is_dicom(data):
+                return dicom.count_frames(data)
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                return int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
+    except Exception:  # noqa: BLE001 (what decode could read has one at least)
+        return 1
+
+
+def _open(data: bytes, suffix: str, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("empty file")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
-    width, height = image.size
-    _require_size(width, height)
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"too large: {width}x{height} pixels; at most {MAX_PIXELS // 10**6} million are read"
-        )
+    _require_true_suffix(suffix, "JPEG" if image.format == "MPO" else str(image.format))
+    _require_size(max_pixels, *image.size)
     image.load()
     return ImageOps.exif_transpose(image)
 
 
-def _checked(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    _require_size(pixels.shape[1], pixels.shape[0])
-    return pixels
+def _smaller(image: Image.Image) -> Image.Image:
+    factor = math.ceil(math.sqrt(image.width * image.height / ENOUGH_PIXELS))
+    if factor == 1:
+        return image
+    if image.mode in {"1", "P", "PA"}:
+        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    small = image.reduce(factor)
+    small.info = image.info
+    return small
 
 
-def _require_size(width: int, height: int) -> None:
+def _require_true_suffix(suffix: str, kind: str) -> None:
+    expected = _FORMAT_OF.get(suffix.lower(), kind)
+    if expected != kind:
+        raise ImageError(f"named {suffix}, but holds {kind}; it is not what it seems")
+
+
+def _require_size(max_pixels: int, width: int, height: int) -> None:
+    if max(width, height) > MAX_SIDE or width * height > max_pixels:
+        raise ImageError(
+            f"too large: {width}x{height} pixels; at most {max_pixels // 10**6} million are read, and "
+            f"{MAX_SIDE} a side"
+        )
     if min(width, height) < MIN_SIDE:
         raise ImageError(f"too small: {width}x{height} pixels; at least {MIN_SIDE}x{MIN_SIDE} are needed")
 
 
 def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     """As its colour profile says it looks; an image without one, or with a damaged one, is sRGB already."""
-    if not profile or b"sRGB" in profile or "sRGB".encode("utf-16-be") in profile:
+    if not profile:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if ImageCms.getProfileDescription(source).startswith("sRGB"):
+            return image
         target = ImageCms.createProfile("sRGB")
         converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
     except (ImageCms.PyCMSError, OSError, ValueError):

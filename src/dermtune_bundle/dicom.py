@@ -2,10 +2,12 @@
 
 import io
 import logging
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from dermtune_bundle.errors import ImageError
 
@@ -23,8 +25,11 @@ STORAGE: Final = {
 }
 """SOP classes that are read (DICOM PS3.4, annex B.5)."""
 # Its warnings quote what a file holds, such as a patient's name, and would end on standard error.
-logging.getLogger("pydicom").disabled = True
+for _name_of_logger in ("pydicom", "highdicom"):
+    logging.getLogger(_name_of_logger).propagate = False
+    logging.getLogger(_name_of_logger).addHandler(logging.NullHandler())
 
+_ROWS: Final = 256
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"  # the whole file packed: its size is known only once unpacked
 
 
@@ -33,7 +38,15 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
-def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
+def count_frames(data: bytes) -> int:
+    """How many images a DICOM file holds."""
+    from pydicom import dcmread
+
+    found = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["NumberOfFrames"])
+    return int(found.get("NumberOfFrames") or 1)
+
+
+def decode_dicom(data: bytes, *, require_size: Callable[[int, int], None]) -> tuple[NDArray[np.uint8], bytes]:
     """Decode the first frame of a DICOM file to RGB.
 
     YBR becomes RGB, palettes are looked up, MONOCHROME1 is turned, a window is applied where the file has one
@@ -41,10 +54,10 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
 
     Args:
         data: the whole file.
-        max_pixels: more are refused before one is decoded.
+        require_size: raises for a width and a height that are not read, before a pixel is decoded.
 
     Returns:
-        uint8 (H, W, 3), RGB.
+        uint8 (H, W, 3), RGB, and the colour profile (ICC) of colour images, or nothing.
 
     Raises:
         ImageError: it is another kind of DICOM file, too large, or compressed in a way that is not read.
@@ -61,32 +74,31 @@ def decode_dicom(data: bytes, *, max_pixels: int) -> NDArray[np.uint8]:
     kind = dataset.get("SOPClassUID", "")
     if kind not in STORAGE:
         raise ImageError(f"DICOM, but {_name(kind)}: not a photograph nor a secondary capture")
-    rows, columns = int(dataset.Rows), int(dataset.Columns)
-    if rows * columns > max_pixels:
-        raise ImageError(
-            f"too large: {columns}x{rows} pixels; at most {max_pixels // 10**6} million are read"
-        )
+    require_size(int(dataset.Columns), int(dataset.Rows))
+    _require_true_frame(dataset)
     try:
         pixels = pixel_array(dataset, index=0)
-    except (NotImplementedError, RuntimeError) as error:
-        if "plugin" in str(error) or "not supported" in str(error):
+    except (NotImplementedError, RuntimeError):
+        if not _is_read(dataset):
             name = _name(dataset.file_meta.TransferSyntaxUID)
             raise ImageError(
                 f"DICOM compressed as {name}, which is not read; save it in another way"
             ) from None
         raise
     interpretation = str(dataset.PhotometricInterpretation)
+    dark_is_high = interpretation == "MONOCHROME1"
+    profile = bytes(dataset.get("ICCProfile") or b"")
     if interpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
-        return _to_bytes(pixels, low=0, high=2 ** (8 * pixels.dtype.itemsize) - 1)
+        return _to_bytes(pixels, low=0, high=2 ** (8 * pixels.dtype.itemsize) - 1), profile
     if pixels.ndim == 3:  # noqa: PLR2004 (H, W, 3)
-        return _to_bytes(pixels, low=0, high=2 ** int(dataset.BitsStored) - 1)
+        return _to_bytes(pixels, low=0, high=2 ** int(dataset.BitsStored) - 1), profile
     low, high = _span(dataset)
-    windowed = np.asarray(apply_voi_lut(pixels, dataset), np.float64)
-    if interpretation == "MONOCHROME1":
-        windowed = low + high - windowed
-    grey = _to_bytes(windowed, low=low, high=high)
-    return np.stack([grey, grey, grey], axis=-1)
+    grey = np.empty(pixels.shape, np.uint8)
+    for rows in _slabs(len(pixels)):
+        windowed = np.asarray(apply_voi_lut(pixels[rows], dataset), np.float64)
+        grey[rows] = _to_bytes(low + high - windowed if dark_is_high else windowed, low=low, high=high)
+    return np.stack([grey, grey, grey], axis=-1), b""
 
 
 def _name(uid: str) -> str:
@@ -109,5 +121,40 @@ def _span(dataset: "Dataset") -> tuple[int, int]:
 def _to_bytes(pixels: NDArray[np.generic], *, low: int, high: int) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8 and (low, high) == (0, 255):
         return np.ascontiguousarray(pixels)
-    scaled = (np.asarray(pixels, np.float64) - low) * (255 / (high - low))
-    return np.clip(np.round(scaled), 0, 255).astype(np.uint8)
+    found = np.empty(pixels.shape, np.uint8)
+    for rows in _slabs(len(pixels)):
+        scaled = (np.asarray(pixels[rows], np.float64) - low) * (255 / (high - low))
+        found[rows] = np.clip(np.round(scaled), 0, 255)
+    return found
+
+
+def _slabs(rows: int) -> Iterator[slice]:
+    """Some rows at a time, so that no copy in float64 is of the whole image."""
+    return (slice(start, start + _ROWS) for start in range(0, rows, _ROWS))
+
+
+def _require_true_frame(dataset: "Dataset") -> None:
+    """A compressed frame has a size of its own, which may be far larger than the one that the file states."""
+    from pydicom.encaps import get_frame
+    from pydicom.uid import JPEG2000, JPEG2000Lossless, JPEGTransferSyntaxes
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax not in (*JPEGTransferSyntaxes, JPEG2000Lossless, JPEG2000):
+        return
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    try:
+        with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as image:
+            size = image.size
+    except UnidentifiedImageError:
+        return  # the decoder says why
+    if size != (int(dataset.Columns), int(dataset.Rows)):
+        raise ImageError("damaged: its frame has another size than it states")
+
+
+def _is_read(dataset: "Dataset") -> bool:
+    from pydicom.pixels.decoders.base import get_decoder
+
+    try:
+        return bool(get_decoder(dataset.file_meta.TransferSyntaxUID).is_available)
+    except NotImplementedError:
+        return False

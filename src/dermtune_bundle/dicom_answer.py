@@ -2,6 +2,7 @@
 
 import io
 import textwrap
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dermtune_bundle import dicom
+from dermtune_bundle.decode import quiet
 from dermtune_bundle.errors import DermtuneError, ImageError
 from dermtune_bundle.pictures import overlay, thumbnail
 
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 _SIDE = 768  # pixels, of the picture
 _FONT = 18
 _COLUMNS = 76  # of text below it
+
+
+class NoDicomAnswerError(ImageError):
+    """The image was answered, but no DICOM file can say so."""
 
 
 def dicom_answer(source: Path, image: NDArray[np.uint8], bundle: "Bundle", prediction: "Prediction") -> bytes:
@@ -40,12 +46,16 @@ def dicom_answer(source: Path, image: NDArray[np.uint8], bundle: "Bundle", predi
 
     Raises:
         DermtuneError: highdicom is not installed.
-        ImageError: the file lacks what an answer must repeat, such as the study.
+        NoDicomAnswerError: the file lacks what an answer must repeat, such as the study.
     """
-    try:
-        from highdicom.sc import SCImage
-    except ImportError:
-        raise DermtuneError("DICOM answers need highdicom: pip install 'dermtune[dicom]'") from None
+    if find_spec("highdicom") is None:
+        raise DermtuneError("DICOM answers need highdicom: pip install 'dermtune[dicom]'")
+    with quiet:  # warnings quote names
+        return _made(source, image, bundle, prediction)
+
+
+def _made(source: Path, image: NDArray[np.uint8], bundle: "Bundle", prediction: "Prediction") -> bytes:
+    from highdicom.sc import SCImage
     from pydicom import dcmread
     from pydicom.uid import generate_uid
 
@@ -69,7 +79,7 @@ def dicom_answer(source: Path, image: NDArray[np.uint8], bundle: "Bundle", predi
         )
         _say_what_it_is(answer, reference, bundle)
     except (AttributeError, TypeError, ValueError, KeyError):
-        raise ImageError(  # without the reason given: it may quote the patient
+        raise NoDicomAnswerError(  # without the reason given: it may quote the patient
             f"{source}: no DICOM answer can be made: its patient, study or instance is missing or damaged"
         ) from None
     file = io.BytesIO()
@@ -94,7 +104,10 @@ def _say_what_it_is(answer: "Dataset", reference: "Dataset", bundle: "Bundle") -
     answer.PatientOrientation = None  # a photograph's is not known
     answer.SeriesDescription = "dermtune: research use only"
     answer.DerivationDescription = f"{bundle.manifest.name} {bundle.version}. {bundle.manifest.notice}"
-    answer.BurnedInAnnotation = "NO"  # the words name no patient
+    # the words name no patient, but what the image shows is in the picture too
+    for name in ("BurnedInAnnotation", "LossyImageCompression"):
+        if name in reference:
+            setattr(answer, name, reference[name].value)
 
 
 def _words(bundle: "Bundle", prediction: "Prediction") -> list[str]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dermtune_bundle.errors import BundleError
 
 INPUT: Final = "image"
+_SUM_TOLERANCE: Final = 1e-3  # of probabilities that sum to one
 _MAX_THREADS: Final = 8  # more gain nothing for one image
 OUTPUTS: Final = ("probabilities", "logits", "embedding", "activation_map", "distance")
 
@@ -58,7 +59,7 @@ class Graph:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors share no base
             raise BundleError(f"{name}: not an ONNX model that this ONNX Runtime can load") from error
-        self.num_classes = self._check()
+        self.num_classes, self.num_features = self._check()
 
     @classmethod
     def open(cls, path: Path, *, threads: int = 0) -> Self:
@@ -81,7 +82,7 @@ class Graph:
 
         Raises:
             ValueError: `image` has another shape or dtype.
-            BundleError: the graph fails on it.
+            BundleError: the graph fails on it, or gives impossible numbers.
         """
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:  # noqa: PLR2004 (H, W, 3)
             raise ValueError(f"expected uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -89,10 +90,25 @@ class Graph:
             outputs = self._session.run(OUTPUTS, {INPUT: image[np.newaxis]})
         except Exception as error:
             raise BundleError(f"{self._name}: fails on an image of shape {image.shape}") from error
-        return GraphOutput(*(output[0] for output in outputs))
+        found = GraphOutput(*(output[0] for output in outputs))
+        self._require_possible(found)
+        return found
 
-    def _check(self) -> int:
-        """Hold inputs and outputs against the contract; gives K."""
+    def _require_possible(self, found: GraphOutput) -> None:
+        """A number that is none would pass every limit and reach no threshold."""
+        probabilities = found.probabilities
+        possible = (
+            all(np.isfinite(values).all() for values in vars(found).values())
+            and found.activation_map.ndim == 3  # noqa: PLR2004 (K, h, w)
+            and len(found.activation_map) == len(probabilities) == self.num_classes
+            and (probabilities >= 0).all()
+            and abs(float(probabilities.sum()) - 1) < _SUM_TOLERANCE
+        )
+        if not possible:
+            raise BundleError(f"{self._name}: gives impossible numbers; do not use the bundle")
+
+    def _check(self) -> tuple[int, int]:
+        """Hold inputs and outputs against the contract; gives K and F."""
         inputs = {value.name: (value.type, value.shape[3:]) for value in self._session.get_inputs()}
         if inputs != {INPUT: ("tensor(uint8)", [3])}:
             raise BundleError(f"{self._name}: expected one input, {INPUT}: uint8 (N, H, W, 3), got {inputs}")
@@ -105,4 +121,7 @@ class Graph:
             raise BundleError(
                 f"{self._name}: expected probabilities of shape (N, K) with a fixed K, got {shape}"
             )
-        return shape[1]
+        features = outputs["embedding"].shape[-1]
+        if not isinstance(features, int):
+            raise BundleError(f"{self._name}: expected embeddings of a fixed size, got {features}")
+        return shape[1], features

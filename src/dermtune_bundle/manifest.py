@@ -220,6 +220,15 @@ class Contract:
                 raise _KeyProblem(
                     f"classes[{index}].decision_weight", f"expected above 0, got {known.decision_weight}"
                 )
+        self._check_points(names)
+        for key, share in self._shares():
+            if not 0 <= share <= 1:
+                raise _KeyProblem(key, f"expected a number from 0 to 1, got {share}")
+
+    def _check_points(self, names: list[str]) -> None:
+        points = [point.name for point in self.operating_points]
+        if len(set(points)) < len(points):
+            raise _KeyProblem("operating_points", f"expected different names, got {points}")
         targets = [*names, *([MALIGNANT] if any(known.malignant for known in self.classes) else [])]
         for index, point in enumerate(self.operating_points):
             if point.target not in targets:
@@ -227,9 +236,6 @@ class Contract:
                     f"operating_points[{index}].target",
                     f"expected one of {', '.join(targets)}, got {point.target!r}",
                 )
-        for key, share in self._shares():
-            if not 0 <= share <= 1:
-                raise _KeyProblem(key, f"expected a number from 0 to 1, got {share}")
 
     def _shares(self) -> Iterator[tuple[str, float]]:
         """Numbers that are probabilities or shares, by key."""
@@ -255,6 +261,8 @@ class Manifest(Contract):
 
     def _check(self) -> None:
         super()._check()
+        if not self.notice.strip():
+            raise _KeyProblem("notice", "empty; every answer must say what it is not for")
         for index, case in enumerate(self.golden):
             if len(case.probabilities) != len(self.classes):
                 raise _KeyProblem(
@@ -292,6 +300,8 @@ def _parse(kind: object, value: object, key: str) -> object:
     if origin is float and isinstance(value, int | float) and not isinstance(value, bool):
         if abs(value) <= float_info.max:
             return float(value)
+    elif isinstance(value, str) and not value.isprintable():
+        raise _KeyProblem(key, f"expected a text without control characters, got {reprlib.repr(value)}")
     elif type(value) is origin:
         return value
     raise _KeyProblem(key, f"expected {_JSON_NAMES[origin]}, got {reprlib.repr(value)}")

@@ -18,9 +18,10 @@ from PIL import Image
 
 from dermtune_bundle.bundle import Bundle, Prediction
 from dermtune_bundle.cases import SimilarCase
-from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, decode
+from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, count_pictures, decode
+from dermtune_bundle.dicom import is_dicom
 from dermtune_bundle.dicom_answer import dicom_answer, is_dicom_file
-from dermtune_bundle.errors import DermtuneError, ImageError
+from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import flatten
 from dermtune_bundle.pictures import overlay
@@ -43,9 +44,6 @@ def find_images(paths: Iterable[Path]) -> FoundFiles:
 
     Folders are searched through and through, links not followed. A list is a .csv file with a column `path`,
     relative to the list's own folder, out of which no row may lead.
-
-    Raises:
-        ImageError: a list cannot be read.
     """
     found = FoundFiles([], [], [])
 
@@ -57,37 +55,61 @@ def find_images(paths: Iterable[Path]) -> FoundFiles:
             for one in _listed(path) if path.suffix.lower() == ".csv" else [path]:
                 found.refused.append(one) if isinstance(one, ImageError) else found.images.append(one)
             continue
-        for file in sorted(
-            Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
-        ):
-            if file.suffix.lower() not in SUFFIXES:
-                found.skipped.append(file)
-            elif stat.S_ISREG(file.lstat().st_mode):
-                found.images.append(file)
+        walk = os.walk(path, onerror=note)
+        for file in sorted(Path(folder, name) for folder, folders, names in walk for name in folders + names):
+            regular = stat.S_ISREG(file.lstat().st_mode)
+            if file.is_symlink() and file.is_dir():
+                found.refused.append(ImageError(f"{file}: a link to a folder, which is not followed"))
+            elif stat.S_ISDIR(file.lstat().st_mode):
+                pass  # what it holds comes by itself
+            elif file.suffix.lower() in SUFFIXES or (regular and not file.suffix and _may_be_dicom(file)):
+                if regular:
+                    found.images.append(file)
+                else:
+                    found.refused.append(ImageError(f"{file}: a link or a device, which is not followed"))
             else:
-                found.refused.append(ImageError(f"{file}: a link or a device, which is not followed"))
+                found.skipped.append(file)
     return found
+
+
+def _may_be_dicom(path: Path) -> bool:
+    """Exports often name files IM0001; one that cannot be read is left to `read_image`, which says why."""
+    try:
+        return is_dicom_file(path)
+    except OSError:
+        return True
 
 
 def _listed(path: Path) -> Iterator[Path | ImageError]:
     folder = path.parent.resolve()
+    if path.exists() and not path.is_file():
+        yield ImageError(f"{path}: not a regular file")
+        return
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.DictReader(file)
             if "path" not in (rows.fieldnames or ()):
-                raise ImageError(f"{path}: has no column named path")
+                yield ImageError(f"{path}: has no column named path")
+                return
             for row in rows:
                 named = row["path"] or ""
-                if named and (folder / named).resolve().is_relative_to(folder):
+                if named and _is_below(folder, named):
                     yield path.parent / named
                 else:
                     yield ImageError(
                         f"{path}: line {rows.line_num}: {named!r} is no file below {path.parent}"
                     )
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from error
-    except (UnicodeDecodeError, ValueError, csv.Error) as error:
-        raise ImageError(f"{path}: not a CSV file in UTF-8: {error}") from error
+        yield ImageError(f"{path}: {error.strerror}")
+    except (ValueError, csv.Error) as error:
+        yield ImageError(f"{path}: not a CSV file in UTF-8, at least from here on: {error}")
+
+
+def _is_below(folder: Path, named: str) -> bool:
+    try:
+        return (folder / named).resolve().is_relative_to(folder)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or no name of a file
+        return False
 
 
 def read_image(path: Path | str) -> NDArray[np.uint8]:
@@ -97,24 +119,30 @@ def read_image(path: Path | str) -> NDArray[np.uint8]:
         uint8 (H, W, 3), RGB, upright.
 
     Raises:
-        ImageError: the file is missing, no regular file, or cannot be decoded; names it and the reason.
+        ImageError: the file is missing, no regular file, of another kind than its name says, or cannot be
+            decoded; names it and the reason.
     """
     path = Path(path)
+    return decode(_read(path), name=str(path), suffix=path.suffix)
+
+
+def _read(path: Path) -> bytes:
     try:
         if path.exists() and not path.is_file():
             raise ImageError(f"{path}: not a regular file")
         if path.exists() and path.stat().st_size > MAX_BYTES:
             raise ImageError(f"{path}: larger than {MAX_BYTES >> 20} MiB")
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ImageError(f"{path}: {error.strerror}") from error
-    return decode(data, name=str(path))
 
 
 def predict_files(
     bundle: Bundle, paths: Iterable[Path], *, overlays: Path | None = None, dicoms: Path | None = None
 ) -> Iterator[tuple[Path, Prediction | ImageError]]:
-    """Classify image files one by one, in constant memory; a file that fails yields its error.
+    """Classify image files one by one, in constant memory.
+
+    A file that fails yields its error; one of which no DICOM answer can be made its answer, then the error.
 
     Args:
         bundle: what answers.
@@ -124,25 +152,33 @@ def predict_files(
     """
     for path in paths:
         try:
-            image = read_image(path)
-            prediction = bundle.predict(image)
-            if dicoms is not None and is_dicom_file(path):
-                answer = dicom_answer(path, image, bundle, prediction)
-                with atomic_path(picture_path(dicoms, path, ".dcm")) as temporary:
-                    temporary.write_bytes(answer)
+            data = _read(path)
+            image = decode(data, name=str(path), suffix=path.suffix)
+            prediction = bundle.predict(image, pictures=count_pictures(data))
         except ImageError as error:
             yield path, error
+            continue
+        except BundleError as error:
+            yield path, ImageError(f"{path}: {error}")
             continue
         if overlays is not None:
             with atomic_path(picture_path(overlays, path, ".png")) as temporary:
                 Image.fromarray(overlay(image, prediction.activation)).save(temporary, "PNG")
         yield path, prediction
+        if dicoms is not None and is_dicom(data):
+            try:
+                answer = dicom_answer(path, image, bundle, prediction)
+            except ImageError as error:
+                yield path, error
+                continue
+            with atomic_path(picture_path(dicoms, path, ".dcm")) as temporary:
+                temporary.write_bytes(answer)
 
 
 def picture_path(folder: Path, path: Path, suffix: str) -> Path:
     """Where the picture of an image goes: no two images share a name."""
     key = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
-    return folder / f"{path.stem}-{key}{suffix}"
+    return folder / f"{path.stem[:100]}-{key}{suffix}"
 
 
 def record(name: str, bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
@@ -163,8 +199,28 @@ def record(name: str, bundle: Bundle, prediction: Prediction) -> dict[str, Any]:
         "abstain": list(prediction.abstain),
         "distance": prediction.distance,
         "similar": [_similar(case) for case in prediction.similar],
+        "error": None,
         "bundle": {"name": bundle.manifest.name, "version": bundle.version},
         "notice": bundle.manifest.notice,
+    }
+
+
+def failure(name: str, bundle: Bundle, error: str) -> dict[str, Any]:
+    """The record of an image that got no answer: as `record`, with nothing but the reason."""
+    manifest = bundle.manifest
+    return {
+        "path": name,
+        "predicted": None,
+        "malignant_probability": None,
+        "probabilities": {known.name: None for known in manifest.classes},
+        "decisions": {point.name: None for point in manifest.operating_points},
+        "prediction_set": [],
+        "abstain": [],
+        "distance": None,
+        "similar": [],
+        "error": error,
+        "bundle": {"name": manifest.name, "version": bundle.version},
+        "notice": manifest.notice,
     }
 
 
@@ -190,7 +246,13 @@ def write_csv(records: Iterable[dict[str, Any]], file: IO[str]) -> None:
         if writer is None:
             writer = csv.DictWriter(file, list(flat), lineterminator="\n")
             writer.writeheader()
-        writer.writerow(flat)
+        writer.writerow({key: _no_formula(value) for key, value in flat.items()})
+
+
+def _no_formula(value: object) -> object:
+    """A spreadsheet would run a text that begins so."""
+    risky = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if risky else value
 
 
 def write_parquet(records: Iterable[dict[str, Any]], path: Path) -> None:
@@ -207,14 +269,22 @@ def write_parquet(records: Iterable[dict[str, Any]], path: Path) -> None:
     writer = None
     try:
         for rows in _batched(records, 1000):
-            table = pa.Table.from_pylist([_flat(row) for row in rows], schema=writer and writer.schema)
-            writer = writer or parquet.ParquetWriter(path, table.schema)
-            writer.write_table(table)
+            flat = [_flat(row) for row in rows]
+            schema = pa.schema([(key, _parquet_type(key, pa)) for key in flat[0]])
+            writer = writer or parquet.ParquetWriter(path, schema)
+            writer.write_table(pa.Table.from_pylist(flat, schema=schema))
         if writer is None:
             parquet.write_table(pa.table({"path": pa.array([], pa.string())}), path)
     finally:
         if writer is not None:
             writer.close()
+
+
+def _parquet_type(key: str, pa: Any) -> Any:  # noqa: ANN401 (pyarrow ships no types)
+    """Of a column, though the first rows may be failures that have nothing in it."""
+    if key.startswith("probabilities.") or key in {"malignant_probability", "distance"}:
+        return pa.float64()
+    return pa.bool_() if key.startswith("decisions.") else pa.string()
 
 
 def _batched(records: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

@@ -71,19 +71,36 @@ def sign(sums: bytes, key: Path) -> bytes:
     return f"ed25519 {_key_id(secret.public_key())} {signature}\n".encode()
 
 
-def signed_by(files: dict[str, bytes]) -> str | None:
-    """The id of the key that a bundle's signature claims, unchecked; None: it bears none."""
-    match = _LINE.fullmatch(files.get(SIGNATURE, b"").decode("ascii", errors="replace"))
-    return match["key"] if match else None
+def claimed_key(files: dict[str, bytes], *, source: Path) -> str | None:
+    """The id of the key that a bundle's signature claims, unchecked; None: it bears none.
+
+    Raises:
+        BundleError: what it bears is no signature.
+    """
+    return _parse_signature(files, source)[0] if SIGNATURE in files else None
 
 
-def check_signature(files: dict[str, bytes], key: Path, *, source: Path) -> None:
+def _parse_signature(files: dict[str, bytes], source: Path) -> tuple[str, bytes]:
+    """Key id and signature, of one spelling alone."""
+    match = _LINE.fullmatch(files[SIGNATURE].decode("ascii", errors="replace"))
+    signature = base64.b64decode(match["signature"]) if match else b""
+    if match is None or base64.b64encode(signature).decode() != match["signature"]:
+        raise BundleError(
+            f"{source / SIGNATURE}: no signature; the bundle is damaged or was changed: fetch it again"
+        )
+    return match["key"], signature
+
+
+def check_signature(files: dict[str, bytes], key: Path, *, source: Path) -> str:
     """Hold a bundle's signature against a public key.
 
     Args:
         files: the bundle's, which match their SHA256SUMS.
         key: the file of the public key.
         source: what error messages call the bundle.
+
+    Returns:
+        The key's id.
 
     Raises:
         BundleError: there is no signature, it is another key's, or it is not of these bytes.
@@ -99,15 +116,14 @@ def check_signature(files: dict[str, bytes], key: Path, *, source: Path) -> None
     where = source / SIGNATURE
     if SIGNATURE not in files:
         raise BundleError(f"{where}: missing; the bundle is not signed, so that {key} cannot vouch for it")
-    match = _LINE.fullmatch(files[SIGNATURE].decode("ascii", errors="replace"))
-    if match is None:
-        raise BundleError(f"{where}: no signature; the bundle is damaged or was changed: fetch it again")
-    if match["key"] != _key_id(public):
-        raise BundleError(f"{where}: signed by key {match['key']}, and {key} is key {_key_id(public)}")
+    claimed, signature = _parse_signature(files, source)
+    if claimed != _key_id(public):
+        raise BundleError(f"{where}: signed by key {claimed}, and {key} is key {_key_id(public)}")
     try:
-        public.verify(base64.b64decode(match["signature"]), _CONTEXT + files[CHECKSUMS])
+        public.verify(signature, _CONTEXT + files[CHECKSUMS])
     except InvalidSignature:
         raise BundleError(f"{where}: not the signature of this {CHECKSUMS}; do not use the bundle") from None
+    return claimed
 
 
 def _key_id(key: "Ed25519PublicKey") -> str:

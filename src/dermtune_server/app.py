@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from functools import partial
 from http import HTTPStatus
 from importlib.resources import files
+from pathlib import PurePath
+from types import FrameType
 from typing import Annotated, Any
 
 import anyio
 import numpy as np
 import uvicorn
-from fastapi import FastAPI, File, HTTPException, Query, Response, Security, UploadFile
+from fastapi import FastAPI, File, HTTPException, Query, Request, Response, Security, UploadFile
 from fastapi.responses import PlainTextResponse
 from fastapi.security import HTTPBearer
 from numpy.typing import NDArray
@@ -20,8 +22,8 @@ from pydantic import BaseModel
 from starlette.formparsers import MultiPartParser
 
 from dermtune_bundle.bundle import Bundle
-from dermtune_bundle.decode import decode
-from dermtune_bundle.errors import ImageError
+from dermtune_bundle.decode import count_pictures, decode
+from dermtune_bundle.errors import BundleError, ImageError
 from dermtune_bundle.pictures import overlay, thumbnail, to_jpeg
 from dermtune_bundle.predict import record
 from dermtune_server.guard import Counts, Guard, Limits
@@ -85,19 +87,20 @@ class Model(BaseModel):
 class _Service:
     """What answers, apart from HTTP."""
 
-    def __init__(self, bundle: Bundle, counts: Counts) -> None:
-        self._bundle, self._counts = bundle, counts
+    def __init__(self, bundle: Bundle, limits: Limits, counts: Counts) -> None:
+        self._bundle, self._limits, self._counts = bundle, limits, counts
         self._who = {"name": bundle.manifest.name, "version": bundle.version}
 
     def answer(self, data: bytes, name: str, *, pictures: bool) -> dict[str, Any]:
         """Of one file; one that cannot be read gets its reason."""
         manifest = self._bundle.manifest
         try:
-            image = decode(data, name="this file")
-        except ImageError as error:
+            suffix, most = PurePath(name).suffix, self._limits.max_pixels
+            image = decode(data, name="this file", suffix=suffix, max_pixels=most)
+            prediction = self._bundle.predict(image, pictures=count_pictures(data))
+        except (ImageError, BundleError) as error:
             self._counts.images.labels("refused").inc()
             return {"path": name, "error": str(error), "bundle": self._who, "notice": manifest.notice}
-        prediction = self._bundle.predict(image)
         self._counts.images.labels("abstained" if prediction.abstain else "answered").inc()
         found = record(name, self._bundle, prediction)
         if pictures:
@@ -129,7 +132,7 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         workers: images that run at once.
     """
     limits, counts = limits or Limits(), Counts()
-    service = _Service(bundle, counts)
+    service = _Service(bundle, limits, counts)
     # What is sent stays in memory: longer parts would be written to the disk.
     MultiPartParser.spool_max_size = limits.max_bytes
 
@@ -140,7 +143,7 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         docs_url=None,  # its page loads scripts from elsewhere; /openapi.json says the same
         redoc_url=None,
         lifespan=partial(_lifespan, workers=workers),
-        responses=_refusals(401, 429),
+        responses=_refusals(401, 429, 503),
     )
     app.state.ready = False
     # for the OpenAPI document alone: the guard holds the token against the one given
@@ -154,6 +157,7 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         dependencies=told,
     )
     async def predict(
+        request: Request,
         file: Annotated[
             list[UploadFile], File(description=_FILES, min_length=1, max_length=limits.max_files)
         ],
@@ -163,6 +167,8 @@ def create_app(bundle: Bundle, *, token: str = "", limits: Limits | None = None,
         """Classify images; each is answered or refused by itself. None is kept."""
         results = []
         for part in file:
+            if await request.is_disconnected():
+                break
             look = partial(service.answer, await part.read(), part.filename or "", pictures=pictures)
             results.append(await anyio.to_thread.run_sync(look, limiter=app.state.at_work))
         return {"results": results}
@@ -230,7 +236,16 @@ class _Static:
 
 def serve(app: FastAPI, *, host: str, port: int) -> None:
     """Run the application until a signal stops it: what was begun is finished first, for ten seconds."""
-    uvicorn.run(
+    config = uvicorn.Config(
         app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=10,
-        limit_concurrency=256, timeout_keep_alive=30,
+        timeout_keep_alive=30, proxy_headers=False,
     )  # fmt: skip
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """Says that it is not ready from the signal on, while it finishes what was begun."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.config.app.state.ready = False  # type: ignore[union-attr]  # it is our FastAPI
+        super().handle_exit(sig, frame)

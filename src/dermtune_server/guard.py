@@ -15,6 +15,8 @@ from starlette.responses import JSONResponse
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from dermtune_bundle.decode import MAX_PIXELS
+
 log = logging.getLogger("dermtune.serve")
 
 OPEN_PATHS: Final = frozenset({"/", "/page.js", "/page.css", "/healthz", "/readyz"})
@@ -39,8 +41,12 @@ class Limits:
     """Of one request."""
     max_files: int = 16
     """Of one request."""
+    max_pixels: int = MAX_PIXELS
+    """Of one image."""
     per_minute: int = 600
-    """Requests of one client to /v1, by its address."""
+    """Requests of one client, by its address; the page itself and /healthz are not counted."""
+    at_once: int = 32
+    """Requests that may hold images in memory; more are asked to wait."""
 
 
 class Counts:
@@ -95,6 +101,7 @@ class Guard:
         self._app, self._paths, self._limits, self._counts = app, paths, limits, counts
         self._token = token.encode()
         self._rates = _Rates(limits.per_minute)
+        self._inside = 0
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer one request."""
@@ -124,9 +131,12 @@ class Guard:
                 ]
             await send(message)
 
+        refusal = self._refusal(scope)
+        self._inside += 1
         try:
-            await (self._refusal(scope) or self._app)(scope, count_received, send_with_headers)
+            await (refusal or self._app)(scope, count_received, send_with_headers)
         finally:
+            self._inside -= 1
             seconds = time.monotonic() - start
             self._counts.requests.labels(path, str(status)).inc()
             self._counts.seconds.labels(path).observe(seconds)
@@ -136,12 +146,14 @@ class Guard:
         if scope["path"] in OPEN_PATHS:
             return None
         headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
-        if self._token and not hmac.compare_digest(given, b"Bearer " + self._token):
-            return _problem(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
         client = (scope.get("client") or ("", 0))[0]
         if wait := self._rates.wait(client, time.monotonic()):
             return _problem(429, "too many requests; wait and ask again", {"Retry-After": str(int(wait) + 1)})
+        kind, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if self._token and not (kind.lower() == b"bearer" and hmac.compare_digest(given, self._token)):
+            return _problem(401, "a token is needed: Authorization: Bearer …", {"WWW-Authenticate": "Bearer"})
+        if self._inside >= self._limits.at_once:
+            return _problem(503, "busy; wait and ask again", {"Retry-After": "1"})
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > self._limits.max_bytes:
             return _problem(413, _too_large_words(self._limits))

@@ -7,14 +7,19 @@ import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dermtune.cli import main
 from dermtune_bundle import Bundle
+from dermtune_bundle.bundle import write_bundle
+from dermtune_bundle.errors import BundleError
+from dermtune_bundle.graph import Graph, GraphOutput
 
 TRAINING_PACKAGES = (
     "torch",
@@ -120,12 +125,14 @@ def test_a_bad_file_is_named_the_rest_goes_on_and_the_code_is_2(
     (images / "notes.txt").touch()
     done = run("predict", tiny_bundle, images, images / "absent.png", "--format", "jsonl")
     assert done.code == 2
-    assert len(done.out.splitlines()) == 2
+    rows = [json.loads(line) for line in done.out.splitlines()]
+    assert [row["predicted"] for row in rows] == ["bcc", None, "mel", None]
+    assert rows[1]["error"] == f"{images / 'empty.jpg'}: empty file"
     assert done.err.splitlines() == [
         f"skipped, not image files: {images / 'notes.txt'}",
         f"error: {images / 'empty.jpg'}: empty file",
         f"error: {images / 'absent.png'}: No such file or directory",
-        "2 of 4 images could not be read",
+        "2 of 4 images failed; see above",
     ]
 
 
@@ -221,7 +228,7 @@ def test_a_bundle_is_signed_packed_verified_and_a_wrong_key_refused(
     assert f"{packed}: version {Bundle.open(tiny_bundle).version}" in done.out
     verified = run("verify", packed, "--key", tmp_path / "ours.pub")
     assert verified.code == 0
-    assert f"signed by: {Bundle.open(packed).signed_by}, the key of {tmp_path / 'ours.pub'}" in verified.out
+    assert f"signed by: {Bundle.open(packed).claimed_key}, the key of {tmp_path / 'ours.pub'}" in verified.out
     assert "golden cases: 1, probabilities differ by" in verified.out
     assert "NOT CHECKED" in run("verify", packed).out
     assert "signed by: nobody" in run("verify", tiny_bundle).out
@@ -260,3 +267,65 @@ def test_answers_as_parquet_and_pictures_of_where_it_looked(
         with Image.open(row["overlay"]) as picture:
             assert picture.size in {(40, 56), (56, 40)}
     assert run("predict", tiny_bundle, images, "--format", "parquet").code == 2
+
+
+def test_an_image_on_which_the_graph_fails_does_not_end_the_others(
+    run: Run, tiny_bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph_run = Graph.run
+
+    def fails_on_blue(graph: Graph, image: np.ndarray) -> GraphOutput:
+        if image[0, 0, 2] == 255:
+            raise BundleError("model.onnx: fails on an image of shape (40, 56, 3)")
+        return graph_run(graph, image)
+
+    monkeypatch.setattr(Graph, "run", fails_on_blue)
+    done = run("predict", tiny_bundle, images, "--format", "csv")
+    assert done.code == 2
+    rows = list(csv.DictReader(done.out.splitlines()))
+    assert [row["predicted"] for row in rows] == ["", "mel"]
+    assert rows[0]["error"] == f"{images / 'blue.png'}: model.onnx: fails on an image of shape (40, 56, 3)"
+
+
+def test_a_machine_that_computes_otherwise_is_not_used(run: Run, tiny_bundle: Path, images: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    golden = (replace(manifest.golden[0], probabilities=(0.9, 0.05, 0.05)),)
+    files = {path.name: path.read_bytes() for path in tiny_bundle.iterdir()}
+    write_bundle(
+        tiny_bundle,
+        model=files["model.onnx"],
+        manifest=replace(manifest, golden=golden),
+        card="x",
+        further={"golden-0.png": files["golden-0.png"]},
+    )
+    for command in (("verify", tiny_bundle), ("predict", tiny_bundle, images)):
+        done = run(*command)
+        assert done.code == 2
+        assert "this machine's probabilities differ" in done.err
+
+
+def test_a_pipe_named_like_a_list_and_a_device_as_output_are_refused(
+    run: Run, tiny_bundle: Path, images: Path
+) -> None:
+    os.mkfifo(images / "list.csv")
+    done = run("predict", tiny_bundle, images / "list.csv", images / "red.png", "--format", "jsonl")
+    assert done.code == 2
+    assert done.err == f"error: {images / 'list.csv'}: not a regular file\n"
+    assert json.loads(done.out)["predicted"] == "mel"
+    assert (
+        "no regular file, which would be replaced"
+        in run("predict", tiny_bundle, images, "-o", "/dev/null").err
+    )
+    assert not Path("/dev/null").is_file()
+
+
+def test_names_neither_run_as_formulas_nor_move_the_cursor(
+    run: Run, tiny_bundle: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (images / "red.png").rename(images / "=1+1.png")
+    (images / "bad\n\x1b[2J.png").write_bytes(b"no image")
+    done = run("predict", tiny_bundle, images, "--format", "csv")
+    assert "\x1b" not in done.err
+    assert "bad\\n\\x1b[2J.png: not a JPEG" in done.err
+    monkeypatch.chdir(images)
+    assert "\n'=1+1.png," in run("predict", tiny_bundle, "=1+1.png", "--format", "csv").out

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 import dermtune_bundle
 from dermtune_bundle.bundle import CHECKSUMS, Bundle, checksums, write_bundle
+from dermtune_bundle.cases import Cases
 from dermtune_bundle.errors import BundleError
 from dermtune_bundle.manifest import Manifest, OperatingPoint
 
@@ -207,3 +208,17 @@ def test_the_package_offers_what_it_lists(tiny_bundle: Path) -> None:
     assert dermtune_bundle.Bundle.open(tiny_bundle).manifest.name == "tiny"
     with pytest.raises(AttributeError, match="no attribute 'absent'"):
         _ = dermtune_bundle.absent
+
+
+def test_cases_of_another_graph_are_refused(tiny_bundle: Path) -> None:
+    files = {path.name: path.read_bytes() for path in tiny_bundle.iterdir()}
+    cases = Cases(np.eye(2, dtype=np.float32), ["mel", "nv"], None, None)
+    write_bundle(
+        tiny_bundle,
+        model=files["model.onnx"],
+        manifest=Bundle.open(tiny_bundle).manifest,
+        card="x",
+        further={"golden-0.png": files["golden-0.png"]} | cases.to_files(),
+    )
+    with pytest.raises(BundleError, match=r"cases\.npy: of another graph than model\.onnx"):
+        Bundle.open(tiny_bundle)

@@ -1,5 +1,6 @@
 """Training cases in a bundle: the nearest first, and no more told than allowed."""
 
+import io
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,18 @@ from dermtune_bundle.cases import CASES, EMBEDDINGS, Cases
 from dermtune_bundle.errors import BundleError
 
 CLASSES = ("mel", "nv")
+
+
+def npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def npz() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, values=np.zeros((3, 2), np.float16))
+    return file.getvalue()
 
 
 @pytest.fixture
@@ -44,6 +57,8 @@ def test_files_give_the_cases_back_and_no_more_than_was_told(cases: Cases) -> No
     [
         {EMBEDDINGS: b"\x93NUMPY\x01\x00" + b"\xff" * 100},  # a header that claims to be long
         {EMBEDDINGS: b"\x80\x04N."},  # a pickle
+        {EMBEDDINGS: npz()},
+        {EMBEDDINGS: npy(np.full((3, 2), np.nan, np.float16))},
         {CASES: b"[]"},
         {CASES: b'{"labels": ["mel"], "ids": null, "thumbnails": null}'},
         {CASES: b'{"labels": ["mel", "nv", "df"], "ids": null, "thumbnails": null}'},

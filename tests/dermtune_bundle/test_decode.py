@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageCms
+from PIL import Image
 
-from dermtune_bundle.decode import FORMATS, HAS_HEIC, MAX_PIXELS, MIN_SIDE, decode, resize
+from dermtune_bundle.decode import FORMATS, HAS_HEIC, MAX_PIXELS, MIN_SIDE, count_pictures, decode, resize
 from dermtune_bundle.errors import ImageError
 
 LOSSLESS = {"PNG": {}, "BMP": {}, "TIFF": {}, "WEBP": {"lossless": True}}
@@ -229,17 +229,10 @@ def test_resize_of_an_image_of_that_size_changes_nothing() -> None:
     assert np.array_equal(resize(noise(40, 40), 40), noise(40, 40))
 
 
-def profile_with_red_and_blue_swapped() -> bytes:
-    """A colour profile whose first channel is blue: who ignores it sees other colours than who made it."""
-    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = data.replace("sRGB".encode("utf-16-be"), "xxxx".encode("utf-16-be")).replace(b"sRGB", b"xxxx")
-    return data.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_a_colour_profile_is_applied(kind: str) -> None:
+def test_a_colour_profile_is_applied(kind: str, swapped_profile: bytes) -> None:
     image = Image.new("RGB", (40, 40), (220, 30, 60))
-    decoded = decode(encode(image, kind, icc_profile=profile_with_red_and_blue_swapped()), name="x")
+    decoded = decode(encode(image, kind, icc_profile=swapped_profile), name="x")
     assert np.abs(decoded[20, 20].astype(int) - (60, 30, 220)).max() <= 8
 
 
@@ -253,3 +246,28 @@ def test_a_damaged_colour_profile_is_ignored(profile: bytes) -> None:
 def test_a_phones_heic_is_read() -> None:
     decoded = decode(encode(Image.new("RGB", (64, 64), (200, 120, 80)), "HEIF", quality=95), name="x")
     assert np.abs(decoded.astype(int) - (200, 120, 80)).max() <= 6
+
+
+@pytest.mark.parametrize("size", [(32, 30_000), (30_000, 32)])
+def test_a_long_strip_is_refused_unread(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=r"too large: .* and 20000 a side"):
+        decode(encode(Image.new("1", size)), name="x")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "1", "P", "L", "I;16", "RGBA"])
+def test_a_huge_image_is_made_smaller_and_looks_the_same(mode: str) -> None:
+    small = Image.radial_gradient("L").resize((64, 48))
+    huge = small.resize((64 * 40, 48 * 40), Image.Resampling.BILINEAR)
+    if mode == "I;16":
+        huge = Image.fromarray(np.asarray(huge).astype(np.uint16) * 257)
+    huge = huge.convert(mode)
+    found = decode(encode(huge), name="x")
+    assert found.shape == (48 * 20, 64 * 20, 3)
+    assert np.abs(resize(found, 32).astype(int) - resize(decode(encode(small), name="x"), 32)).mean() < 6
+
+
+def test_pictures_are_counted() -> None:
+    pages = io.BytesIO()
+    Image.new("L", (40, 40)).save(pages, "TIFF", save_all=True, append_images=[Image.new("L", (40, 40))] * 2)
+    assert count_pictures(pages.getvalue()) == 3
+    assert count_pictures(encode(Image.new("L", (40, 40)))) == count_pictures(b"no image") == 1

@@ -1,7 +1,10 @@
 """Photographs and secondary captures of DICOM become RGB; whatever else is DICOM is named and refused."""
 
 import io
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,14 +17,14 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
     RLELossless,
     generate_uid,
 )
 
-from dermtune_bundle.decode import decode
+from dermtune_bundle.decode import count_pictures, decode
 from dermtune_bundle.dicom import STORAGE
 from dermtune_bundle.errors import ImageError
 
@@ -149,8 +152,8 @@ def test_a_compression_that_is_not_read_is_named() -> None:
     made = dataset(smooth())
     made.PixelData = encapsulate([b"\xff\xd8" + bytes(100)])
     made["PixelData"].is_undefined_length = True
-    made.file_meta.TransferSyntaxUID = JPEGLSLossless
-    with pytest.raises(ImageError, match="x: DICOM compressed as JPEG-LS Lossless"):
+    made.file_meta.TransferSyntaxUID = HTJ2KLossless
+    with pytest.raises(ImageError, match="x: DICOM compressed as High-Throughput JPEG 2000"):
         decode(file_of(made), name="x")
 
 
@@ -165,17 +168,40 @@ def test_sizes_are_checked_before_a_pixel_is_decoded() -> None:
         decode(file_of(dataset(smooth(10, 20))), name="x")
 
 
-def test_what_a_file_holds_is_neither_logged_nor_named(
-    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_a_file_holds_is_neither_logged_nor_named(tmp_path: Path) -> None:
+    named = (b"Doe^Jane" * 8)[: len(VL)]
+    (tmp_path / "x.dcm").write_bytes(WHOLE.replace(VL.encode(), named))
+    program = "import sys; from dermtune_bundle import read_image; read_image(sys.argv[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "x.dcm"], check=False, capture_output=True, text=True
+    )
+    assert "DICOM, but of an unknown kind: not a photograph" in done.stderr
+    assert "Doe" not in done.stdout + done.stderr
+
+
+def test_a_frame_that_is_larger_than_its_file_says_is_refused_undecoded() -> None:
+    made, jpeg = dataset(smooth(), interpretation="YBR_FULL_422"), io.BytesIO()
+    Image.new("RGB", (9000, 9000)).save(jpeg, "JPEG")
+    made.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    made.PixelData = encapsulate([jpeg.getvalue()])
+    made["PixelData"].VR = "OB"
+    with pytest.raises(ImageError, match="its frame has another size than it states"):
+        decode(file_of(made), name="x")
+
+
+def test_frames_are_counted() -> None:
+    assert count_pictures(file_of(dataset(np.stack([smooth()] * 3), kind=MULTI_FRAME))) == 3
+    assert count_pictures(WHOLE) == 1
+
+
+def test_a_colour_profile_changes_what_is_seen_as_it_does_in_a_photograph(swapped_profile: bytes) -> None:
     made = dataset(smooth())
-    made.StudyInstanceUID = generate_uid()
-    whole = file_of(made)
-    named = (b"Doe^Jane" * 8)[: len(made.StudyInstanceUID)]
-    decode(whole.replace(made.StudyInstanceUID.encode(), named), name="x")
-    with pytest.raises(ImageError, match=r"^x: DICOM, but of an unknown kind"):
-        decode(whole.replace(VL.encode(), (b"Doe^Jane" * 8)[: len(VL)]), name="x")
-    assert "Doe" not in caplog.text + "".join(capfd.readouterr())
+    made.ICCProfile = swapped_profile
+    found, plain = decode(file_of(made), name="x"), decode(WHOLE, name="x")
+    photograph = io.BytesIO()
+    Image.fromarray(smooth()).save(photograph, "PNG", icc_profile=swapped_profile)
+    assert np.array_equal(found, decode(photograph.getvalue(), name="x"))
+    assert np.abs(found.astype(int) - plain).max() > 30
 
 
 @given(data=st.data())

@@ -85,6 +85,14 @@ def test_a_graph_that_fails_while_running_says_on_what(make_graph: MakeGraph) ->
         Graph(needs_48_pixels.SerializeToString()).run(np.zeros((40, 47, 3), np.uint8))
 
 
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_no_answer(make_graph: MakeGraph, scale: float) -> None:
+    model = onnx.ModelProto.FromString(make_graph())
+    next(tensor for tensor in model.graph.initializer if tensor.name == "scale").float_data[0] = scale
+    with pytest.raises(BundleError, match=r"model\.onnx: gives impossible numbers"):
+        Graph(model.SerializeToString()).run(np.full((40, 40, 3), 100, np.uint8))
+
+
 @pytest.mark.parametrize("location", ["weights.bin", "../secrets/weights.bin", "{absolute}"])
 def test_a_graph_whose_weights_lie_in_another_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_graph: MakeGraph, location: str

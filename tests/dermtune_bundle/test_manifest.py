@@ -11,6 +11,14 @@ from dermtune_bundle.errors import BundleError
 from dermtune_bundle.manifest import Contract, Limits, Manifest
 from dermtune_bundle.quality import Quality
 
+POINT = {
+    "name": "mel",
+    "target": "mel",
+    "threshold": 0.5,
+    "goal": "",
+    "sensitivity": None,
+    "specificity": None,
+}
 CHANGES: list[tuple[list[str | int], object, str]] = [
     (["name"], None, "name: expected a text, got None"),
     (["name"], 7, "name: expected a text, got 7"),
@@ -45,6 +53,13 @@ CHANGES: list[tuple[list[str | int], object, str]] = [
     (["classes", 2, "set_threshold"], 1.01, r"classes\[2\]\.set_threshold: expected a number from 0 to 1"),
     (["classes", 1, "name"], "malignant", "classes: expected two or more different names"),
     (["calibration", "logit_scale"], [1], r"calibration\.logit_scale: expected 3 numbers, one a class"),
+    (
+        ["operating_points"],
+        [POINT, POINT],
+        "operating_points: expected different names",
+    ),
+    (["notice"], " ", "notice: empty; every answer must say what it is not for"),
+    (["name"], "x\nsigned by: us", "name: expected a text without control characters"),
     (["lineage"], [], r"lineage: expected an object, got \[\]"),
     (["schema_version"], 2, "schema_version is 2, and this dermtune reads 1; install the dermtune that"),
     (["schema_version"], "1", "schema_version: expected a whole number, got '1'"),

@@ -99,3 +99,37 @@ def test_no_records_make_an_empty_table() -> None:
     table = io.StringIO()
     write_csv([], table)
     assert not table.getvalue()
+
+
+def test_links_to_folders_are_told_and_dicom_needs_no_suffix(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (images / "deep" / "link").symlink_to(tmp_path / "elsewhere")
+    (images / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(20))
+    (images / "README").write_text("x")
+    found = find_images([images])
+    assert images / "IM0001" in found.images
+    assert images / "README" in found.skipped
+    assert f"{images / 'deep/link'}: a link to a folder, which is not followed" in map(str, found.refused)
+
+
+@pytest.mark.parametrize("content", [b"path\nb.png\nx\0y.png\n", b"path\nb.png\n\xe4.png\n", b"no\nx\n"])
+def test_a_bad_list_does_not_lose_what_else_was_asked_for(images: Path, content: bytes) -> None:
+    (images / "list.csv").write_bytes(content)
+    (images / "loop.png").symlink_to(images / "loop.png")
+    found = find_images([images / "list.csv", images / "b.png", images / "absent.csv"])
+    assert images / "b.png" in found.images
+    assert len(found.refused) == 2
+
+
+def test_a_file_must_be_what_its_name_says(images: Path) -> None:
+    (images / "b.png").rename(images / "b.jpg")
+    with pytest.raises(ImageError, match=r"b\.jpg: named \.jpg, but holds PNG"):
+        read_image(images / "b.jpg")
+
+
+def test_a_file_of_several_pictures_makes_the_model_abstain(tiny_bundle: Path, tmp_path: Path) -> None:
+    red, blue = Image.new("RGB", (40, 56), "red"), Image.new("RGB", (40, 56), "blue")
+    red.save(tmp_path / "two.tif", save_all=True, append_images=[blue])
+    ((_, found),) = predict_files(Bundle.open(tiny_bundle), [tmp_path / "two.tif"])
+    assert not isinstance(found, ImageError)
+    assert found.abstain == ("the first of 2 in its file, the others not looked at",)

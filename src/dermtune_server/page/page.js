@@ -8,6 +8,11 @@ let token = "";
 async function ask(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
   const response = await fetch(path, { ...options, headers });
+  if (response.status === 429 || response.status === 503) {
+    const seconds = Number(response.headers.get("Retry-After")) || 1;
+    await new Promise((done) => { setTimeout(done, 1000 * seconds); });
+    return ask(path, options);
+  }
   if (response.status === 401) {
     byId("token-row").hidden = false;
     byId("token").focus();
@@ -28,7 +33,7 @@ async function loadModel() {
   }
   byId("token-row").hidden = true;
   byId("notice").textContent = model.notice;
-  const signed = model.signed_by ? `signed by key ${model.signed_by}` : "not signed";
+  const signed = model.signed_by ? `signed by key ${model.signed_by}` : "signature not checked";
   byId("bundle").textContent = `${model.name}, version ${model.version}, ${signed}.`;
   say("");
 }

@@ -120,7 +120,7 @@ def test_half_precision_storage_leaves_the_auroc_on_real_lesions_as_it_is(
     params: Params, tmp_path: Path
 ) -> None:
     source = tmp_path / "ham10000"
-    some_of_ham10000(source, 700)
+    some_of_ham10000(source, 1000)
     config = params.ingest.model_copy(
         update={"source": "ham10000", "path": str(source), "max_quarantine": 1.0}
     )
