@@ -1,6 +1,7 @@
 """The deployable graph: from pixels of any size to calibrated probabilities, by ONNX Runtime on a CPU."""
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
@@ -33,6 +34,57 @@ class GraphOutput:
     """How unlike the images that the model was calibrated on: 0 for the same embedding, at most 2."""
 
 
+def _is_straight(model: bytes) -> bool:
+    """Does a model hold neither functions nor graphs inside of nodes (Loop, If, Scan), which need not end?
+
+    Read from its protobuf (onnx.proto3: ModelProto.graph 7 and functions 25, GraphProto.node 1,
+    NodeProto.attribute 5, AttributeProto.g 6 and graphs 11), for onnx is no package of the consumer's side.
+    """
+    try:
+        parts = [(field, value) for field, value in _fields(memoryview(model)) if field in {7, 25}]
+        nodes = [node for _, graph in parts for field, node in _fields(graph) if field == 1]
+        attributes = [one for node in nodes for field, one in _fields(node) if field == 5]  # noqa: PLR2004
+        inside = [field for one in attributes for field, _ in _fields(one) if field in {6, 11}]
+    except (IndexError, ValueError):
+        return False
+    return not inside and all(field != 25 for field, _ in parts)  # noqa: PLR2004 (as above)
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and content of each field of a protobuf message that has a length; the others are skipped."""
+    at = 0
+    while at < len(message):
+        tag, at = _varint(message, at)
+        match tag & 7:
+            case 0:
+                _, at = _varint(message, at)
+            case 1:
+                at += 8
+            case 2:
+                length, at = _varint(message, at)
+                if at + length > len(message):
+                    raise ValueError
+                yield tag >> 3, message[at : at + length]
+                at += length
+            case 5:
+                at += 4
+            case _:
+                raise ValueError
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    """A number, and where what follows begins."""
+    value = shift = 0
+    while shift <= 63:  # noqa: PLR2004 (ten bytes)
+        byte = message[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:  # noqa: PLR2004 (the last)
+            return value, at
+        shift += 7
+    raise ValueError
+
+
 class Graph:
     """A model.onnx that keeps the contract of docs/formats.md; preprocessing is inside it."""
 
@@ -48,6 +100,10 @@ class Graph:
             BundleError: it is no ONNX model, or has other inputs or outputs than the contract.
         """
         self._name = name
+        if not _is_straight(model):
+            raise BundleError(
+                f"{name}: not an ONNX model that dermtune loads: damaged, or with loops, branches or functions"
+            )
         options = onnxruntime.SessionOptions()
         # left to itself, ONNX Runtime counts cores, of which hyperthreads make two, and is a quarter slower
         options.intra_op_num_threads = threads or min(_MAX_THREADS, os.cpu_count() or 1)

@@ -93,6 +93,27 @@ def test_numbers_that_are_none_are_no_answer(make_graph: MakeGraph, scale: float
         Graph(model.SerializeToString()).run(np.full((40, 40, 3), 100, np.uint8))
 
 
+def test_a_graph_that_need_not_end_is_refused(make_graph: MakeGraph) -> None:
+    helper, kinds = onnx.helper, onnx.TensorProto
+    again = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"])],
+        "body",
+        [
+            helper.make_tensor_value_info("i", kinds.INT64, []),
+            helper.make_tensor_value_info("go", kinds.BOOL, []),
+        ],
+        [helper.make_tensor_value_info("on", kinds.BOOL, [])],
+    )
+    loops, calls = (onnx.ModelProto.FromString(make_graph()) for _ in range(2))
+    loops.graph.node.append(helper.make_node("Loop", ["", ""], [], body=again))
+    node = helper.make_node("Identity", ["x"], ["y"])
+    opset = [helper.make_opsetid("", 18)]
+    calls.functions.append(helper.make_function("ours", "f", ["x"], ["y"], [node], opset))
+    for model in (loops, calls):
+        with pytest.raises(BundleError, match="with loops, branches or functions"):
+            Graph(model.SerializeToString())
+
+
 @pytest.mark.parametrize("location", ["weights.bin", "../secrets/weights.bin", "{absolute}"])
 def test_a_graph_whose_weights_lie_in_another_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_graph: MakeGraph, location: str
