@@ -102,7 +102,7 @@ class Graph:
         self._name = name
         if not _is_straight(model):
             raise BundleError(
-                f"{name}: not an ONNX model that dermtune loads: damaged, or with loops, branches or functions"
+                f"{name}: not an ONNX model, or one with loops, branches or functions, which dermtune refuses"
             )
         options = onnxruntime.SessionOptions()
         # left to itself, ONNX Runtime counts cores, of which hyperthreads make two, and is a quarter slower
