@@ -76,7 +76,10 @@ class Deployable(nn.Module):
 
         self.register_buffer("logit_scale", room(classes))
         self.register_buffer("logit_shift", room(classes))
-        self.register_buffer("given", room(1, classes, KNOTS).sort(2).values)
+        given = room(1, classes, KNOTS).sort(2).values
+        given[:, :, 0] *= 1e-6  # from nearly 0 …
+        given[:, :, -1] = 1 + 1e-6 * given[:, :, -1]  # … to 1: no probability is beyond a curve's ends
+        self.register_buffer("given", given)
         self.register_buffer("found", room(1, classes, KNOTS).sort(2).values)
         self.register_buffer("reference", functional.normalize(room(features, references), dim=0))
 
