@@ -2,36 +2,37 @@
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from dermtune.inference import look_at_images
 from dermtune.shards import PackedImages, places
 from dermtune_bundle.cases import Cases
-from dermtune_bundle.graph import Graph
 from dermtune_bundle.pictures import thumbnail, to_jpeg
 
 _SIDE = 96  # pixels
 
 
 def collect_cases(
-    graph: Graph, table: pd.DataFrame, packed: PackedImages, *, ids: bool, thumbnails: bool
+    table: pd.DataFrame,
+    embeddings: NDArray[np.float32],
+    packed: PackedImages,
+    *,
+    ids: bool,
+    thumbnails: bool,
 ) -> Cases:
-    """Embed one image of each training lesion.
+    """Take one image of each training lesion.
 
     Args:
-        graph: the deployable graph, with one thread.
-        table: the training images' rows of the image table.
+        table: the training images' N rows of the image table.
+        embeddings: (N, F), what the deployable graph gives of them.
         packed: where they lie.
         ids: whether their names may be told.
         thumbnails: whether they may be shown.
     """
-    table = table.drop_duplicates("lesion_id").reset_index(drop=True)
-    found = places(table)
-    embeddings = look_at_images(graph, packed, found, description="similar cases").embeddings
-    unit = embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
-
+    is_first = ~table["lesion_id"].duplicated().to_numpy()
+    table, embeddings = table[is_first].reset_index(drop=True), embeddings[is_first]
     return Cases(
-        unit.astype(np.float32),
+        embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12),
         table["label"].tolist(),
         table["image_id"].tolist() if ids else None,
-        [to_jpeg(thumbnail(packed.decode(place), _SIDE)) for place in found] if thumbnails else None,
+        [to_jpeg(thumbnail(packed.decode(place), _SIDE)) for place in places(table)] if thumbnails else None,
     )

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from dermtune.cases import collect_cases
-from dermtune.shards import PackedImages
+from dermtune.inference import look_at_images
+from dermtune.shards import PackedImages, places
 from dermtune.table import read_table
 from dermtune_bundle.decode import decode
 from dermtune_bundle.graph import Graph
@@ -17,9 +18,11 @@ def test_each_lesion_comes_once_with_what_may_be_told(
     calibrated: Path, ingested: Path, *, ids: bool, thumbnails: bool
 ) -> None:
     train = read_table(ingested / "images.parquet", split="train")
-    train = train.groupby("lesion_id").head(2).head(7)
+    train = train.groupby("lesion_id").head(2).head(7).reset_index(drop=True)
     graph = Graph.open(calibrated / "model.onnx", threads=1)
-    cases = collect_cases(graph, train, PackedImages(ingested), ids=ids, thumbnails=thumbnails)
+    packed = PackedImages(ingested)
+    seen = look_at_images(graph, packed, places(train), description="test")
+    cases = collect_cases(train, seen.embeddings, packed, ids=ids, thumbnails=thumbnails)
     first = train.drop_duplicates("lesion_id")
     assert cases.labels == first["label"].tolist()
     assert np.allclose(np.linalg.norm(cases.embeddings, axis=1), 1, atol=1e-5)

@@ -71,6 +71,7 @@ def calibrate(
     from dermtune.calibration import decision_weights, log_loss, prior_shift, softmax
     from dermtune.conformal import set_thresholds
     from dermtune.deployable import Deployable
+    from dermtune.inference import look_at_images
     from dermtune.limits import references_of
     from dermtune.metrics import Predictions
     from dermtune.operating_points import choose_operating_points, require_targets
@@ -101,7 +102,8 @@ def calibrate(
         validation = _Validation(packed, table, labels, shift)
         train = everything[everything["split"] == "train"].reset_index(drop=True)
         graph, fitted, quantization = _write_graph(module, temporary, config, validation, train)
-        frozen = _frozen(graph, packed, everything, fitted.seen, module.frozen_features)
+        learned = look_at_images(graph, packed, places(train), description="embed whole images")
+        frozen = _frozen(everything, {"train": learned, "val": fitted.seen}, module.frozen_features)
         with create_array(out / EMBEDDINGS, frozen.shape, "float16") as array:
             array.append(frozen)
     probabilities = fitted.probabilities
@@ -141,7 +143,7 @@ def calibrate(
     )
     with atomic_path(out / "model.json") as temporary:
         temporary.write_text(contract.to_json(), encoding="utf-8")
-    _write_cases(graph, packed, train, out, shown=config.similar_cases)
+    _write_cases(train, learned, packed, out, shown=config.similar_cases)
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,9 @@ def _loss(
     return Quantization(before, after, float(apart.mean()), float(apart.max()))
 
 
-def _write_cases(graph: Graph, packed: PackedImages, train: pd.DataFrame, out: Path, *, shown: str) -> None:
+def _write_cases(
+    train: pd.DataFrame, learned: "Looked", packed: PackedImages, out: Path, *, shown: str
+) -> None:
     from dermtune.cases import collect_cases
 
     for name in CASE_FILES:  # of an earlier run, that was allowed to tell more
@@ -223,24 +227,18 @@ def _write_cases(graph: Graph, packed: PackedImages, train: pd.DataFrame, out: P
     if shown == "none":
         return
     tells_ids, shows = shown in {"ids", "thumbnails"}, shown == "thumbnails"
-    cases = collect_cases(graph, train, packed, ids=tells_ids, thumbnails=shows)
+    cases = collect_cases(train, learned.embeddings, packed, ids=tells_ids, thumbnails=shows)
     for name, data in cases.to_files().items():
         with atomic_path(out / name) as temporary:
             temporary.write_bytes(data)
 
 
-def _frozen(
-    graph: Graph, packed: PackedImages, table: pd.DataFrame, val: "Looked", features: int
-) -> NDArray[np.float16]:
-    """What the frozen layers see of all images but the test ones, (N, C) of length one."""
-    from dermtune.inference import look_at_images
-
-    train = table[table["split"] == "train"].reset_index(drop=True)
-    seen = look_at_images(graph, packed, places(train), description="embed whole images")
-    others = table[table["split"] != "test"]
-    found = np.empty((len(others), features), np.float16)
-    found[(others["split"] == "train").to_numpy(bool)] = seen.frozen(features)
-    found[(others["split"] == "val").to_numpy(bool)] = val.frozen(features)
+def _frozen(table: pd.DataFrame, seen: Mapping[str, "Looked"], features: int) -> NDArray[np.float16]:
+    """What the frozen layers see of all images but the test ones, (N, C) of length one, in their order."""
+    splits = table.loc[table["split"] != "test", "split"].to_numpy()
+    found = np.empty((len(splits), features), np.float16)
+    for split, looked in seen.items():
+        found[splits == split] = looked.frozen(features)
     return found
 
 
