@@ -19,7 +19,7 @@ class Quality:
     brightness: float
     """Mean grey level, 0 to 255."""
     side: int
-    """Of the image as it came, the shorter one, in pixels."""
+    """Of the image as `decode` gives it, the shorter one, in pixels."""
 
 
 def measure_quality(image: NDArray[np.uint8]) -> Quality:
