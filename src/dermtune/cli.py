@@ -400,11 +400,13 @@ def predict(
 
 def _require_places(bundle: Path, output: Path | None, *folders: Path | None) -> None:
     """Hold where answers are to go against what must stay as it is."""
+    from dermtune_bundle.container import require_outside
+
     if output and output.exists() and not output.is_file():
         raise DermtuneError(f"{output}: no regular file, which would be replaced; write to a new name")
     for place in (output, *folders):
-        if place and place.absolute().is_relative_to(bundle.absolute()):
-            raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
+        if place:
+            require_outside(bundle, place)
 
 
 def _row(

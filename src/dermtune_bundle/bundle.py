@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermtune_bundle.cases import EMBEDDINGS, Cases, SimilarCase
-from dermtune_bundle.container import CHECKSUMS, SIGNATURE, checksums, read_checked, write_files
+from dermtune_bundle.container import (
+    CHECKSUMS,
+    SIGNATURE,
+    checksums,
+    read_checked,
+    require_outside,
+    write_files,
+)
 from dermtune_bundle.decode import decode
 from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.graph import Graph
@@ -209,8 +216,7 @@ def pack_bundle(path: Path, out: Path, *, key: Path | None = None) -> None:
     files = read_checked(path)
     if out.exists():
         raise DermtuneError(f"{out}: exists; write to a new name")
-    if out.absolute().is_relative_to(path.absolute()):
-        raise DermtuneError(f"{out}: lies in the bundle, which must stay as it is; write elsewhere")
+    require_outside(path, out)
     if key is not None:
         files[SIGNATURE] = sign(files[CHECKSUMS], key)
     try:

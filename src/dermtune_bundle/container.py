@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from dermtune_bundle.errors import BundleError
+from dermtune_bundle.errors import BundleError, DermtuneError
 from dermtune_bundle.files import atomic_path
 
 CHECKSUMS: Final = "SHA256SUMS"
@@ -52,6 +52,16 @@ def read_checked(path: Path) -> dict[str, bytes]:
 def checksums(files: Mapping[str, bytes]) -> str:
     """The text of SHA256SUMS, as `sha256sum --check` reads it."""
     return "".join(f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files.items()))
+
+
+def require_outside(bundle: Path, place: Path) -> None:
+    """Hold a place to write to against a bundle, in whose folder a further file would be damage.
+
+    Raises:
+        DermtuneError: it lies in there.
+    """
+    if place.absolute().is_relative_to(bundle.absolute()):
+        raise DermtuneError(f"{place}: lies in the bundle, which must stay as it is; write elsewhere")
 
 
 def write_files(path: Path, files: Mapping[str, bytes]) -> None:

@@ -107,7 +107,7 @@ def decode(data: bytes, *, name: str, suffix: str = "", max_pixels: int = MAX_PI
                 pixels, profile = dicom.decode_dicom(data, require_size=partial(_require_size, max_pixels))
                 image = _smaller(Image.fromarray(pixels))
                 return np.array(_in_srgb(image, profile))
-            return _to_rgb(_smaller(_open(data, suffix, max_pixels)))
+            return _to_rgb(_smaller(_to_eight_bits(_open(data, suffix, max_pixels))))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:  # noqa: BLE001 (damaged files make Pillow raise nearly anything)
@@ -149,14 +149,18 @@ def _open(data: bytes, suffix: str, max_pixels: int) -> Image.Image:
     return ImageOps.exif_transpose(image)
 
 
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I;16"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # Pillow's own conversion clips at 255
+
+
 def _smaller(image: Image.Image) -> Image.Image:
     factor = math.ceil(math.sqrt(image.width * image.height / ENOUGH_PIXELS))
     if factor == 1:
         return image
     if image.mode in {"1", "P", "PA"}:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     small = image.reduce(factor)
     small.info = image.info
     return small
@@ -196,9 +200,6 @@ def _in_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in {"I", "F"}:
         raise ImageError("32-bit pixels, whose black and white are unknown; save it with 8 or 16 bits")
-    if image.mode.startswith("I;16"):
-        grey = (np.asarray(image) >> 8).astype(np.uint8)  # Pillow's own conversion clips at 255
-        return np.stack([grey, grey, grey], axis=-1)
     profile: bytes = image.info.get("icc_profile") or b""
     if image.has_transparency_data:
         image = image.convert("RGBA")

@@ -25,9 +25,9 @@ STORAGE: Final = {
 }
 """SOP classes that are read (DICOM PS3.4, annex B.5)."""
 # Its warnings quote what a file holds, such as a patient's name, and would end on standard error.
-for _name_of_logger in ("pydicom", "highdicom"):
-    logging.getLogger(_name_of_logger).propagate = False
-    logging.getLogger(_name_of_logger).addHandler(logging.NullHandler())
+for _logger in map(logging.getLogger, ("pydicom", "highdicom")):
+    _logger.propagate = False
+    _logger.addHandler(logging.NullHandler())
 
 _ROWS: Final = 256
 _DEFLATED: Final = "1.2.840.10008.1.2.1.99"  # the whole file packed: its size is known only once unpacked

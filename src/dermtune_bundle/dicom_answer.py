@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dermtune_bundle import dicom
 from dermtune_bundle.decode import quiet
 from dermtune_bundle.errors import DermtuneError, ImageError
 from dermtune_bundle.pictures import overlay, thumbnail
@@ -50,47 +49,36 @@ def dicom_answer(source: Path, image: NDArray[np.uint8], bundle: "Bundle", predi
     """
     if find_spec("highdicom") is None:
         raise DermtuneError("DICOM answers need highdicom: pip install 'dermtune[dicom]'")
-    with quiet:  # warnings quote names
-        return _made(source, image, bundle, prediction)
-
-
-def _made(source: Path, image: NDArray[np.uint8], bundle: "Bundle", prediction: "Prediction") -> bytes:
     from highdicom.sc import SCImage
     from pydicom import dcmread
     from pydicom.uid import generate_uid
 
-    small = thumbnail(image, _SIDE)
+    small, file = thumbnail(image, _SIDE), io.BytesIO()
     picture = _captioned(overlay(small, prediction.activation), _words(bundle, prediction))
     try:
-        reference = dcmread(source, stop_before_pixels=True)
-        uids = [generate_uid(entropy_srcs=[reference.SOPInstanceUID, bundle.version, part]) for part in "12"]
-        answer = SCImage.from_ref_dataset(
-            reference,
-            pixel_array=picture,
-            photometric_interpretation="RGB",
-            bits_allocated=8,
-            coordinate_system="PATIENT",
-            patient_orientation=("L", "F"),
-            series_instance_uid=uids[0],
-            series_number=1,
-            sop_instance_uid=uids[1],
-            instance_number=1,
-            manufacturer="dermtune",
-        )
-        _say_what_it_is(answer, reference, bundle)
+        with quiet:  # warnings quote names
+            reference = dcmread(source, stop_before_pixels=True)
+            of = [reference.SOPInstanceUID, bundle.version]
+            answer = SCImage.from_ref_dataset(
+                reference,
+                pixel_array=picture,
+                photometric_interpretation="RGB",
+                bits_allocated=8,
+                coordinate_system="PATIENT",
+                patient_orientation=("L", "F"),
+                series_instance_uid=generate_uid(entropy_srcs=[*of, "1"]),
+                series_number=1,
+                sop_instance_uid=generate_uid(entropy_srcs=[*of, "2"]),
+                instance_number=1,
+                manufacturer="dermtune",
+            )
+            _say_what_it_is(answer, reference, bundle)
+            answer.save_as(file, enforce_file_format=True)
     except (AttributeError, TypeError, ValueError, KeyError):
         raise NoDicomAnswerError(  # without the reason given: it may quote the patient
             f"{source}: no DICOM answer can be made: its patient, study or instance is missing or damaged"
         ) from None
-    file = io.BytesIO()
-    answer.save_as(file, enforce_file_format=True)
     return file.getvalue()
-
-
-def is_dicom_file(path: Path) -> bool:
-    """Does a file begin as DICOM files do?"""
-    with path.open("rb") as file:
-        return dicom.is_dicom(file.read(132))
 
 
 def _say_what_it_is(answer: "Dataset", reference: "Dataset", bundle: "Bundle") -> None:

@@ -20,7 +20,7 @@ from dermtune_bundle.bundle import Bundle, Prediction
 from dermtune_bundle.cases import SimilarCase
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, count_pictures, decode
 from dermtune_bundle.dicom import is_dicom
-from dermtune_bundle.dicom_answer import dicom_answer, is_dicom_file
+from dermtune_bundle.dicom_answer import dicom_answer
 from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import flatten
@@ -57,25 +57,27 @@ def find_images(paths: Iterable[Path]) -> FoundFiles:
             continue
         walk = os.walk(path, onerror=note)
         for file in sorted(Path(folder, name) for folder, folders, names in walk for name in folders + names):
-            regular = stat.S_ISREG(file.lstat().st_mode)
-            if file.is_symlink() and file.is_dir():
+            mode, is_named_so = file.lstat().st_mode, file.suffix.lower() in SUFFIXES
+            if stat.S_ISLNK(mode) and file.is_dir():
                 found.refused.append(ImageError(f"{file}: a link to a folder, which is not followed"))
-            elif stat.S_ISDIR(file.lstat().st_mode):
-                pass  # what it holds comes by itself
-            elif file.suffix.lower() in SUFFIXES or (regular and not file.suffix and _may_be_dicom(file)):
-                if regular:
-                    found.images.append(file)
-                else:
-                    found.refused.append(ImageError(f"{file}: a link or a device, which is not followed"))
+            elif stat.S_ISDIR(mode):
+                continue  # what it holds comes by itself
+            elif stat.S_ISREG(mode) and (is_named_so or _is_dicom_without_suffix(file)):
+                found.images.append(file)
+            elif is_named_so:
+                found.refused.append(ImageError(f"{file}: a link or a device, which is not followed"))
             else:
                 found.skipped.append(file)
     return found
 
 
-def _may_be_dicom(path: Path) -> bool:
+def _is_dicom_without_suffix(path: Path) -> bool:
     """Exports often name files IM0001; one that cannot be read is left to `read_image`, which says why."""
+    if path.suffix:
+        return False
     try:
-        return is_dicom_file(path)
+        with path.open("rb") as file:
+            return is_dicom(file.read(132))
     except OSError:
         return True
 
