@@ -13,7 +13,7 @@ export DO_NOT_TRACK := 1
 export UV_SYSTEM_CERTS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check flow server bench lock clean
+.PHONY: help setup run test test-slow check flow server bench lock clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,14 +37,17 @@ check: $(READY) ## formatter, linter, type checker and import rules
 flow: $(READY) ## the same as run, as a Prefect flow; PREFECT_API_URL names a running server
 	python -m pipelines.train
 
-server: $(READY) ## a Prefect server on this machine, with its pages, until Ctrl-C
-	prefect server start
+server: $(READY) ## a Prefect server with its pages and a worker, on this machine, until Ctrl-C
+	python -m pipelines.server
+
+test-slow: $(READY) ## the tests that take minutes: a service left alone for some nights, a benchmark, real images
+	python -m pytest -m slow --timeout 1200 $(ARGS)
 
 bench: ## list the benchmarks; each prints the ratios that it measures
 	@ls benchmarks/*.py | grep -v side_by_side | sed 's|^|  $(BIN)/python |' || true
 
 lock: $(READY) ## write requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --quiet --extra train --extra serve --extra heic --extra dicom --extra parquet --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --quiet --extra train --extra serve --extra heic --extra dicom --extra parquet --extra s3 --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
 	uv pip compile benchmarks/fastai.in --quiet -c requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o benchmarks/fastai.txt

@@ -3,28 +3,34 @@
 import logging
 import os
 import re
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 from prefect import task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed, Failed
 
-LOCKED = "Locked"
+from dermtune.progress import read_progress
+from pipelines import guard
+from pipelines.locks import free_dead_locks
+from pipelines.retries import LOCKED, may_pass
+
+# What DVC advises people who ran it by hand.
+_HINT = re.compile(
+    r"To track the changes with git, run:|\tgit add .*|To enable auto staging, run:"
+    r"|\tdvc config core.autostage true|Use `dvc push` to send your updates to remote storage\."
+)
 _BUSY = re.compile(r"ERROR: .*(?:Unable to acquire lock|is busy, it is being blocked by)")
-_GRACE = 10.0  # seconds between asking a stage to end and ending it
-
-
-def is_locked(_task: object, _run: TaskRun, state: State[object]) -> bool:
-    """Tell Prefect to try again only where another process holds DVC's lock."""
-    return state.name == LOCKED
 
 
 @task(
@@ -33,31 +39,83 @@ def is_locked(_task: object, _run: TaskRun, state: State[object]) -> bool:
     cache_policy=NO_CACHE,  # DVC is the only cache
     retries=240,  # two hours for another run in the same workspace to end
     retry_delay_seconds=30,
-    retry_condition_fn=is_locked,
+    retry_condition_fn=may_pass,
 )
-def run_stage(stage: str, project: Path) -> State[None]:
+def run_stage(stage: str, project: Path, hours: float = 24) -> State[None]:
     """Bring one stage of dvc.yaml up to date; the stages before it must be so already.
 
     Args:
         stage: the stage's name, as `dvc stage list` shows it from the project's folder.
         project: the folder of dvc.yaml.
+        hours: after which it is ended.
 
     Returns:
         Completed; Cached where DVC had nothing to run; Locked (and tried again) where another process
-        holds DVC's lock; or Failed with the stage's own message.
+        holds DVC's lock; TimedOut; or Failed with the stage's own message.
     """
     logger = get_run_logger()
     lines: list[str] = []
-    with _in_own_group(
+    started = time.monotonic()
+    with _guarded(
         # Wait for the workspace's short lock, so that a `dvc status` cannot undo hours of training.
         [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage],
         project,
+        3600 * hours,
     ) as process:
+        bar = _Bar(stage)
         for line in process.stdout or ():
-            if text := line.rstrip():
+            text = line.rstrip()
+            if text and not _HINT.fullmatch(text):
                 lines.append(text)
                 logger.log(_level(text), "%s", text)
+                bar.show(text)
+    if not process.returncode:
+        bar.fill()
+    if freed := free_dead_locks(project) if process.returncode else []:
+        logger.warning("a lock of a process that is gone was removed: %s", "; ".join(freed))
+    if process.returncode and time.monotonic() - started > 3600 * hours:
+        return Failed(name="TimedOut", message=f"not done after {hours:g} hours; ended")
     return outcome(stage, process.returncode, lines)
+
+
+def as_own(state: State[Any]) -> State[None]:
+    """A task's final state as that of its flow, which would else only say that all states are completed.
+
+    All failures are called so, for alerts wait for that name.
+    """
+    if state.is_completed():
+        return Completed(name=state.name, message=state.message)
+    return Failed(message=state.message)
+
+
+class _Bar:
+    """A progress artifact on the page of the run, moved by what the stage prints."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._artifact: UUID | None = None
+
+    def show(self, line: str) -> None:
+        """Move the bar, if the line tells of progress."""
+        if (told := read_progress(line)) is None:
+            return
+        what, share = told
+        if self._artifact is None:
+            made = create_progress_artifact(
+                progress=0.0, key=f"progress-{_plain(self._stage)}", description=what
+            )
+            self._artifact = UUID(str(made))  # it is typed as if this were a coroutine
+        update_progress_artifact(self._artifact, progress=100 * share, description=what)
+
+    def fill(self) -> None:
+        """Show that the stage is done; what it printed last was before that."""
+        if self._artifact is not None:
+            update_progress_artifact(self._artifact, progress=100.0)
+
+
+def _plain(stage: str) -> str:
+    """`search` of `search/dvc.yaml:search`, for a name that Prefect takes."""
+    return stage.rpartition(":")[2]
 
 
 def outcome(stage: str, code: int, lines: list[str]) -> State[None]:
@@ -87,17 +145,14 @@ def _level(line: str) -> int:
 
 
 @contextmanager
-def _in_own_group(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a command so that nothing that it started outlives the block.
-
-    A signal to DVC alone leaves the stage's process running; one to the process group reaches both.
-    """
+def _guarded(command: list[str], folder: Path, seconds: float) -> Iterator[subprocess.Popen[str]]:
+    """Run a command so that nothing that it started outlives the block, this process, or the time given."""
     scripts = str(Path(sys.executable).parent)  # where dvc.yaml's `dermtune` is
     process = subprocess.Popen(  # noqa: S603 - the command is ours, without a shell
-        command,
+        [sys.executable, "-S", "-E", guard.__file__, *command],
         cwd=folder,
         env=os.environ | {"PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"},
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,  # the guard ends all when this closes
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -105,21 +160,12 @@ def _in_own_group(command: list[str], folder: Path) -> Iterator[subprocess.Popen
         errors="replace",
         start_new_session=True,
     )
-    with process:
-        try:
+    assert process.stdin  # noqa: S101 - for the type checker
+    timer = threading.Timer(seconds, process.stdin.close)
+    timer.start()
+    try:
+        with process:  # closes its streams, then waits
             yield process
             process.wait()
-        finally:
-            _end(process)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    """End every process of the group: ask, wait, then insist."""
-    deadline = time.monotonic() + _GRACE
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGTERM)
-        while time.monotonic() < deadline:
-            process.poll()  # a leader that nobody reaps would count as alive
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGKILL)
+    finally:
+        timer.cancel()

@@ -1,7 +1,9 @@
-"""What several test modules share: a tiny real graph and bundle."""
+"""What several test modules share: a tiny real graph and bundle, and an S3-compatible server."""
 
 import io
-from collections.abc import Callable
+import threading
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -127,3 +129,43 @@ def swapped_profile() -> bytes:
     data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     data = data.replace("sRGB".encode("utf-16-be"), "xxxx".encode("utf-16-be")).replace(b"sRGB", b"xxxx")
     return data.replace(b"rXYZ", b"????").replace(b"bXYZ", b"rXYZ").replace(b"????", b"bXYZ")
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3-compatible server on loopback.
+
+    It answers one request at a time, for moto looks for an object and writes it in two steps; in S3 they are
+    one.
+    """
+    moto = pytest.importorskip("moto.server", reason="moto is the S3-compatible server")
+    from werkzeug.serving import make_server  # noqa: PLC0415 - it comes with moto
+
+    application = moto.DomainDispatcherApplication(moto.create_backend_app)
+    server = make_server("127.0.0.1", 0, application, request_handler=moto.MotoRequestHandler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def s3(s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A fresh bucket as s3://…; the environment says where it is, to processes that a test starts as well."""
+    fsspec = pytest.importorskip("fsspec", reason="buckets are reached through fsspec")
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",  # nothing is asked of anyone but the server
+        "AWS_CONFIG_FILE": str(tmp_path / "absent"),  # not this machine's own
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "absent"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    bucket = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3", skip_instance_cache=True).mkdir(bucket)
+    return f"s3://{bucket}"

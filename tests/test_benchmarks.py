@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_side_by_side_comparison_runs_and_ends_with_its_ratio(tmp_path: Path) -> None:
     yaml = YAML()
     params = yaml.load(ROOT / "params.yaml")

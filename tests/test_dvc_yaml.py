@@ -77,8 +77,8 @@ def test_a_stage_has_one_name_in_all_places(stage: str, dvc_yaml: dict[str, Any]
 
 def test_there_are_these_stages_and_no_others(dvc_yaml: dict[str, Any]) -> None:
     assert tuple(dvc_yaml["stages"]) == STAGES + BESIDE
-    shared = {"seed", "backbone"}
-    assert set(Params.model_fields) == {*STAGES, *BESIDE, *shared}
+    shared, of_flows = {"seed", "backbone"}, {"monitor", "retrain"}
+    assert set(Params.model_fields) == {*STAGES, *BESIDE, *shared, *of_flows}
 
 
 def test_bytecode_is_not_seen_by_dvc() -> None:

@@ -3,6 +3,7 @@
 The only module of the package that prints. Heavy imports wait until a command runs.
 """
 
+import errno
 import io
 import json
 import logging
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -20,6 +22,7 @@ from dermtune_bundle.errors import DermtuneError
 
 if TYPE_CHECKING:
     from dermtune.params import Params
+    from dermtune.registry import Registry
     from dermtune_bundle.bundle import Bundle, Prediction
     from dermtune_bundle.errors import ImageError
     from dermtune_bundle.manifest import Manifest
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 Folder = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., None])
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -82,13 +86,32 @@ def check(params: Path) -> None:
 
 @cli.command()
 @_params
+@click.option("--splits", type=Folder, help="Splits to keep: what keep-splits wrote.")
 @_out
-def ingest(params: Path, out: Path) -> None:
+def ingest(params: Path, splits: Path | None, out: Path) -> None:
     """Stage 1: check, group, split and pack the source's images."""
     choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    stage(choices.ingest, seed=choices.seed, out=out)
+    stage(choices.ingest, seed=choices.seed, out=out, splits=splits)
+
+
+@cli.command("keep-splits")
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--out", type=Folder, default="data/splits.csv", show_default=True, help="File to add them to.")
+def keep_splits(images: Path, out: Path) -> None:
+    """Keep each image in its split when images come in or go.
+
+    Run it before the images change: a test lesion then stays one, and models before and after can be
+    compared. The flow `retrain` does so by itself.
+    """
+    _require_training_side()
+    from dermtune.splits import keep_splits as keep
+    from dermtune.table import read_table
+
+    table = read_table(images / "images.parquet")
+    keep(table, out)
+    click.echo(f"{out}: {len(table)} images keep their split")
 
 
 @cli.command()
@@ -569,6 +592,106 @@ def serve(
     run(create_app(opened, token=token, limits=limits, workers=os.cpu_count() or 1), host=host, port=port)
 
 
+@cli.group()
+@click.option(
+    "--registry",
+    envvar="DERMTUNE_REGISTRY",
+    default="registry",
+    show_default=True,
+    help="Folder, or s3://, gs:// or abfs:// place; DERMTUNE_REGISTRY names it as well.",
+)
+@click.pass_context
+def registry(context: click.Context, registry: str) -> None:
+    """Bundles that were released: every version stays, one is the champion.
+
+    \b
+    Examples:
+      dermtune registry promote data/export --reason "first release"
+      dermtune registry --registry s3://clinic/models list
+    """  # noqa: D301 (as above)
+    _require_training_side()
+    from dermtune.registry import Registry
+
+    context.obj = Registry(registry)
+
+
+@registry.command("list")
+@click.pass_obj
+def list_versions(registry: "Registry") -> None:
+    """List every promotion, the champion last, and the versions that were never promoted."""
+    history = registry.history()
+    for one in history:
+        mark = "champion" if one is history[-1] else "        "
+        click.echo(f"{one.number:4}  {one.at}  {one.version[:12]}  {mark}  {one.reason}")
+    for version in sorted(set(registry.versions()) - {one.version for one in history}):
+        click.echo(f"   -  never promoted             {version[:12]}")
+
+
+@registry.command()
+@click.argument("version", default="champion")
+@click.pass_obj
+def show(registry: "Registry", version: str) -> None:
+    """Show what a VERSION (its first digits will do; by default the champion) knows and how good it was."""
+    from dermtune.model_card import describe_metric, each_metric
+    from dermtune_bundle.bundle import Bundle
+
+    version = registry.find(version)
+    with TemporaryDirectory() as folder:
+        opened = Bundle.open(registry.fetch(version, Path(folder, "bundle.zip")))
+    click.echo(f"{opened.manifest.name}, version {version}, signed by {opened.signed_by or 'nobody'}")
+    click.echo(f"classes: {', '.join(known.name for known in opened.manifest.classes)}")
+    for name, metric in each_metric(opened.manifest.metrics):
+        if name in {"auroc.macro", "auroc.malignant", "balanced_accuracy"}:
+            click.echo(f"{name}: {describe_metric(metric)}")
+    for one in registry.history():
+        if one.version == version:
+            click.echo(f"promoted {one.at}: {one.reason}")
+
+
+@registry.command()
+@click.argument("bundle")
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.option(
+    "--images",
+    type=Folder,
+    help="What ingest wrote when BUNDLE was made: keep beside it what the monitor flow compares with.",
+)
+@click.pass_obj
+def promote(registry: "Registry", bundle: str, reason: str, images: Path | None) -> None:
+    """Make BUNDLE, a folder, a .zip or a version that is kept, the champion."""
+    from dermtune.promotion import kept_beside
+
+    over = registry.champion()
+    with TemporaryDirectory() as folder:
+        path = Path(bundle)
+        if not path.exists():
+            path = registry.fetch(registry.find(bundle), Path(folder, "bundle.zip"))
+        version = registry.add(path, beside=kept_beside(path, images) if images else None)
+    if version == over:
+        click.echo(f"champion: {version}, as before")
+        return
+    done = registry.promote(version, over=over, reason=reason)
+    click.echo(f"champion: {done.version} (promotion {done.number})")
+
+
+@registry.command()
+@click.option("--reason", required=True, help="Why, for the history.")
+@click.pass_obj
+def rollback(registry: "Registry", reason: str) -> None:
+    """Make the champion before this one champion again."""
+    done = registry.rollback(reason=reason)
+    click.echo(f"champion: {done.version} (promotion {done.number})")
+
+
+@registry.command()
+@click.argument("out", type=Folder)
+@click.option("--version", default="champion", show_default=True, help="Or the first digits of another.")
+@click.pass_obj
+def fetch(registry: "Registry", out: Path, version: str) -> None:
+    """Copy a bundle to OUT, a .zip, and check it."""
+    click.echo(f"{registry.fetch(registry.find(version), out)}: version {registry.find(version)}")
+
+
 def _find_images(paths: Sequence[Path]) -> "FoundFiles":
     """Find the images, and say what else there is."""
     from dermtune_bundle.errors import ImageError
@@ -686,4 +809,11 @@ def main() -> None:
         cli(standalone_mode=True)
     except DermtuneError as error:
         _complain(error)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _complain(
+            DermtuneError(f"{error.filename or 'the disk'}: {error.strerror}; make room and run it again")
+        )
         sys.exit(2)

@@ -5,10 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import binomtest
+import pandas as pd
+from scipy.special import bdtr
 
 from dermtune.errors import DataError
-from dermtune.inference import look_at_images
+from dermtune.inference import Looked, look_at_images
 from dermtune.leakage import require_no_leakage
 from dermtune.metrics import LEAST_DRAWN, Predictions, Sampled, measure
 from dermtune.shards import PackedImages, places
@@ -109,18 +110,18 @@ def compare(
         "Partial AUROC above 80% sensitivity, malignant": ("partial_auroc", "malignant"),
     }
     found = [
-        _difference(metric, *(one[key] for one in measured))
+        difference(metric, *(one[key] for one in measured))
         for metric, key in keys.items()
         if all(key in one for one in measured)
     ]
     found[0] = replace(found[0], is_primary=True)
     for rate, words in _WORDS.items():
         for points in pairs:
-            difference = _difference(f"{rate.title()}, {points[0].name}", *(
+            rated = difference(f"{rate.title()}, {points[0].name}", *(
                 one[rate, point.name] for one, point in zip(measured, points, strict=True)
             ))  # fmt: skip
             chance = _chance(rate, (first[0], points[0]), (second[0], points[1]))
-            found.append(replace(difference, words=words, chance=chance))
+            found.append(replace(rated, words=words, chance=chance))
     return found
 
 
@@ -138,7 +139,8 @@ def _chance(rate: str, *models: tuple[Predictions, OperatingPoint]) -> float | N
     _, group = np.unique(models[0][0].drawn, return_inverse=True)
     by_group = np.bincount(group, unlike)
     better, worse = int((by_group > 0).sum()), int((by_group < 0).sum())
-    return float(binomtest(better, better + worse).pvalue) if better + worse else None
+    unlike_by_chance = 2 * float(bdtr(min(better, worse), better + worse, 0.5))
+    return min(1.0, unlike_by_chance) if better + worse else None
 
 
 def compare_bundles(first: Path, second: Path, *, images: Path, draws: int, seed: int) -> list[Difference]:
@@ -150,30 +152,49 @@ def compare_bundles(first: Path, second: Path, *, images: Path, draws: int, seed
             an image is on both sides of a split.
     """
     require_no_leakage(images)
-    sha256 = table_sha256(images)
     test = read_table(images / "images.parquet", split="test")
     packed, found = PackedImages(images), places(test)
     both = []
     for folder in (first, second):
         bundle = Bundle.open(folder, threads=1)
-        if bundle.manifest.lineage.get("images_sha256") != sha256:
-            raise DataError(f"{folder}: trained on another image table than that of {images}")
-        classes = tuple(known.name for known in bundle.manifest.classes)
+        require_table(bundle, images, name=str(folder))
         seen = look_at_images(bundle.graph, packed, found, description=folder.name)
-        predictions = Predictions(
-            classes,
-            seen.probabilities,
-            np.array([classes.index(label) for label in test["label"]], dtype=np.int64),
-            bundle.manifest.named(seen.probabilities),
-            test["lesion_id"].to_numpy(dtype=object),
-            tuple(known.malignant for known in bundle.manifest.classes),
-            test["group_id"].to_numpy(dtype=object),
-        )
-        both.append((predictions, bundle.manifest.operating_points))
+        both.append((predictions_of(bundle, seen, test), bundle.manifest.operating_points))
     return compare(*both, draws=draws, seed=seed)
 
 
-def _difference(metric: str, first: Sampled, second: Sampled) -> Difference:
+def require_table(bundle: Bundle, images: Path, *, name: str) -> None:
+    """Make sure that a bundle was trained on the image table of a folder of ingest.
+
+    Raises:
+        DataError: it was not, and the folder's test images may be among its training images.
+    """
+    if bundle.manifest.lineage.get("images_sha256") != table_sha256(images):
+        raise DataError(f"{name}: trained on another image table than that of {images}")
+
+
+def predictions_of(bundle: Bundle, seen: Looked, table: pd.DataFrame) -> Predictions:
+    """What a bundle said of images.
+
+    Args:
+        bundle: which.
+        seen: of N images.
+        table: their N rows of the image table; their labels are classes of the bundle.
+    """
+    classes = tuple(known.name for known in bundle.manifest.classes)
+    return Predictions(
+        classes,
+        seen.probabilities,
+        np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
+        bundle.manifest.named(seen.probabilities),
+        table["lesion_id"].to_numpy(dtype=object),
+        tuple(known.malignant for known in bundle.manifest.classes),
+        table["group_id"].to_numpy(dtype=object),
+    )
+
+
+def difference(metric: str, first: Sampled, second: Sampled) -> Difference:
+    """A metric of two models over the same draws, the second's less the first's."""
     if first.value is None or second.value is None:
         return Difference(metric, first.value, second.value, None, None, None)
     value, draws = second.value - first.value, second.draws - first.draws

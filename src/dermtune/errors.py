@@ -4,7 +4,8 @@ DermtuneError
 ├── ConfigError          params.yaml: edit the key that the message names
 ├── SourceError          a data source is not laid out as expected: fix the folder or ingest.path
 ├── DataError            a stage's input is missing, stale or inconsistent: re-run the stage named
-└── GateError            the model misses a gate: it is not exported
+├── GateError            the model misses a gate: it is not exported
+└── RegistryError        a bundle is not in the registry, or another was promoted meanwhile
 """
 
 from dermtune_bundle.errors import DermtuneError
@@ -24,3 +25,7 @@ class DataError(DermtuneError):
 
 class GateError(DermtuneError):
     """A model misses a gate in params.yaml."""
+
+
+class RegistryError(DermtuneError):
+    """A registry of bundles can't be reached, lacks what is asked for, or changed meanwhile."""

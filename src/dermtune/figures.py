@@ -15,7 +15,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from dermtune_bundle.files import atomic_path
@@ -75,6 +75,18 @@ class Curve:
     """Height of the line that guessing gives; None for the diagonal."""
     mark: tuple[float, float] | None = None
     """The operating point."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Values of one property, of two sets of images."""
+
+    title: str
+    reference: NDArray[np.float64]
+    recent: NDArray[np.float64]
+    is_alarm: bool
+    logarithmic: bool = False
+    """Is it a probability, of which small ones count as well?"""
 
 
 @_styled
@@ -362,6 +374,89 @@ def trial_coordinates(trials: "pd.DataFrame", logarithmic: Collection[str]) -> F
         color = mpl.colormaps["Blues"](0.25 + 0.75 * rank / len(worst_first))
         axes.plot(heights[row], color=color, linewidth=1.8)
     _note(figure, f"{_SCORE} The darker, the better; grey: stopped early.")
+    return figure
+
+
+@_styled
+def distributions(panels: Sequence[Distribution], *, note: str) -> Figure:
+    """What is usual and what is so now, a panel a property; where they differ too much, the title says so."""
+    columns = 3
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.7 * columns, 0.7 + 2.0 * lines), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for panel, axes in zip(panels, grid.flat, strict=False):
+        both = np.concatenate([panel.reference, panel.recent])
+        if panel.logarithmic:
+            bins = np.geomspace(1e-4, 1, 21)
+            axes.set_xscale("log")
+            axes.set_xticks([1e-4, 1e-2, 1], ["0.0001", "0.01", "1"])
+            axes.set_xticks([], minor=True)
+        else:
+            low, high = float(both.min()), float(both.max())
+            bins = np.linspace(low, high if high > low else low + 1, 21)
+        for values, look in (
+            (panel.reference, {"color": BLUE, "alpha": 0.4, "histtype": "stepfilled", "label": "reference"}),
+            (panel.recent, {"color": VERMILION, "linewidth": 1.4, "histtype": "step", "label": "recent"}),
+        ):
+            inside = values.clip(bins[0], bins[-1])
+            axes.hist(inside, bins=bins, weights=np.full(len(values), 1 / max(1, len(values))), **look)
+        title = fill(f"{panel.title}: ALARM" if panel.is_alarm else panel.title, 30)
+        axes.set_title(title, fontsize=8.5, color=VERMILION if panel.is_alarm else "#111827")
+        axes.tick_params(labelsize=7)
+        axes.yaxis.set_major_locator(MaxNLocator(3))
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    grid[0, 0].legend(fontsize=7.5)
+    _note(figure, note)
+    return figure
+
+
+@_styled
+def named_shares(reference: Mapping[str, float], recent: Mapping[str, float], *, note: str) -> Figure:
+    """Share of the images for which each class is named, in the reference and now."""
+    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(reference))
+    for shift, shares, color, label in (
+        (-0.2, reference, BLUE, "reference"),
+        (0.2, recent, VERMILION, "recent"),
+    ):
+        bars = axes.bar(places + shift, list(shares.values()), 0.38, color=color, alpha=0.8, label=label)
+        axes.bar_label(bars, fmt="{:.0%}", fontsize=7, padding=1)
+    axes.set_xticks(places, list(reference))
+    axes.set(title="Class named", ylabel="share of the images")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(visible=False, axis="x")
+    axes.legend(fontsize=8)
+    _note(figure, note)
+    return figure
+
+
+@_styled
+def daily(table: "pd.DataFrame", *, usual: float, note: str) -> Figure:
+    """How many images each day brought, and on what share of them the model abstained.
+
+    Args:
+        table: `day, images, abstained` (a share), in order.
+        usual: share of the reference on which it abstains.
+        note: what the line is.
+    """
+    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    places = np.arange(len(table))
+    bars = upper.bar(places, table["images"], 0.6, color=BLUE, alpha=0.75)
+    upper.bar_label(bars, fontsize=7, padding=1)
+    upper.set(title="Images answered", ylim=(0, 1.2 * max(1, table["images"].max())))
+    lower.axhline(usual, color=GREY, linestyle="--", linewidth=1)
+    lower.plot(places, table["abstained"], color=VERMILION, marker="o", markersize=5, linewidth=1)
+    highest = max(0.1, 1.2 * usual, 1.2 * table["abstained"].max())
+    lower.set(title="Share that the model abstained on", ylim=(0, min(1.03, highest)))
+    lower.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    lower.set_xticks(places, list(table["day"]), rotation=30, ha="right", rotation_mode="anchor")
+    for axes in (upper, lower):
+        axes.grid(visible=False, axis="x")
+    _note(figure, note)
     return figure
 
 

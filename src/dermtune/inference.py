@@ -78,6 +78,37 @@ def look_at_images(
     )
 
 
+def measure_appearance(
+    packed: PackedImages,
+    places: Sequence[Place],
+    *,
+    masks: Sequence[NDArray[np.uint8] | None],
+    description: str,
+) -> pd.DataFrame:
+    """What N images show: `lesion_share` and `ita`, a row an image, missing where nothing can be said.
+
+    Args:
+        packed: where the images lie.
+        places: N of them.
+        masks: N, as of `appearance.pack_mask`, or None where the source has none.
+        description: what the progress bar says.
+
+    Raises:
+        ImageError: an image can't be read; names it.
+    """
+
+    def look(row: tuple[Place, NDArray[np.uint8] | None]) -> Appearance:
+        place, given = row
+        image = packed.decode(place)
+        return appearance(image, None if given is None else unpack_mask(given, *image.shape[:2]))
+
+    return _appearance_table(_map(look, list(zip(places, masks, strict=True)), description))
+
+
+def _appearance_table(shown: Sequence[Appearance]) -> pd.DataFrame:
+    return pd.DataFrame([{"lesion_share": one.lesion_share, "ita": one.ita} for one in shown], dtype=float)
+
+
 @dataclass(frozen=True)
 class Probed:
     """What N images show, and what the graph says of them once a part of them is painted over."""
@@ -128,7 +159,7 @@ def probe_images(
     shown, painted, inside = zip(*found, strict=True)
     values = np.array(painted, np.float64)
     return Probed(
-        pd.DataFrame([{"lesion_share": one.lesion_share, "ita": one.ita} for one in shown], dtype=float),
+        _appearance_table(shown),
         {name: values[:, index] for index, name in enumerate(VARIANTS)},
         np.array(inside, np.float64),
         np.array([mask is not None for mask in masks]),

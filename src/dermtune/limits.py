@@ -35,6 +35,29 @@ def references_of(table: pd.DataFrame) -> NDArray[np.int64]:
     return np.linspace(0, len(table) - 1, count).round().astype(np.int64)
 
 
+def distances_to_others(
+    embeddings: NDArray[np.float32], table: pd.DataFrame
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How unlike other lesions' images validation images are, (N,), and the references, (R, F) unit vectors.
+
+    The graph's own distance would be too small: it carries these very images.
+
+    Args:
+        embeddings: (N, F), what the graph says of the validation images.
+        table: their rows of the image table.
+
+    Raises:
+        DataError: there are too few lesions.
+    """
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    rows = references_of(table)
+    reference = unit[rows]
+    groups = table["group_id"].to_numpy()
+    nearness = unit @ reference.T
+    nearness[groups[:, None] == groups[rows]] = -1  # an image to come is none of these lesions
+    return 1 - np.sort(nearness, axis=1)[:, -NEIGHBOR], reference
+
+
 def choose_limits(
     seen: Looked, table: pd.DataFrame, *, false_alarms: float
 ) -> tuple[Limits, NDArray[np.float32]]:
@@ -48,13 +71,7 @@ def choose_limits(
     Raises:
         DataError: there are too few lesions.
     """
-    unit = seen.embeddings / np.linalg.norm(seen.embeddings, axis=1, keepdims=True)
-    rows = references_of(table)
-    reference = unit[rows]
-    groups = table["group_id"].to_numpy()
-    nearness = unit @ reference.T
-    nearness[groups[:, None] == groups[rows]] = -1  # an image to come is none of these lesions
-    distances = 1 - np.sort(nearness, axis=1)[:, -NEIGHBOR]
+    distances, reference = distances_to_others(seen.embeddings, table)
     share = false_alarms * _OF_QUALITY
     sharpness = np.array([one.sharpness for one in seen.qualities])
     brightness = np.array([one.brightness for one in seen.qualities])

@@ -66,7 +66,10 @@ def model_card(manifest: Manifest) -> str:
         training=_counts(counts) if counts else "How many images there were was not recorded.",
         metrics=_table(
             ["metric", "on the test split"],
-            [[name, describe_metric(metric)] for name, metric in _metrics(_without_groups(manifest.metrics))],
+            [
+                [name, describe_metric(metric)]
+                for name, metric in each_metric(_without_groups(manifest.metrics))
+            ],
         ),
         subgroups=_subgroups(manifest.metrics.get("subgroups")),
         blank=BLANK,
@@ -97,13 +100,13 @@ def describe_metric(metric: Metric) -> str:
     return f"{_number(metric['value'])} (95% interval {_number(metric['low'])} to {_number(metric['high'])})"
 
 
-def _metrics(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Metric]]:
+def each_metric(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Metric]]:
     """Every metric of a nested mapping, by dotted name; what is no metric is left out."""
     for key, value in values.items():
         if isinstance(value, Mapping) and "value" in value:
             yield prefix + key, value
         elif isinstance(value, Mapping):
-            yield from _metrics(value, f"{prefix}{key}.")
+            yield from each_metric(value, f"{prefix}{key}.")
 
 
 def _without_groups(metrics: Mapping[str, Any]) -> dict[str, Any]:

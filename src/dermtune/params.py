@@ -8,6 +8,8 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from dermtune.config import BackboneConfig, Sections
+from dermtune.drift import MonitorConfig
+from dermtune.promotion import RetrainConfig
 from dermtune.recipe import FinetuneConfig
 from dermtune.stages.augment import AugmentConfig
 from dermtune.stages.calibrate import CalibrateConfig
@@ -33,6 +35,8 @@ class Params(Sections):
     search: SearchConfig
     evaluate: EvaluateConfig
     export: ExportConfig
+    retrain: RetrainConfig
+    monitor: MonitorConfig
 
     @model_validator(mode="after")
     def _folds_need_plain_images(self) -> Self:

@@ -1,5 +1,8 @@
-"""Progress bars with rate and time left: drawn on a terminal, silent elsewhere."""
+"""Progress: a bar with rate and time left on a terminal, a line now and then elsewhere."""
 
+import re
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -16,12 +19,14 @@ from rich.progress import (
 from rich.text import Text
 
 T = TypeVar("T")
+_SECONDS = 5.0  # between two lines
+_LINE = re.compile(r"(?P<what>[a-z][\w -]*): (?P<done>\d+) of (?P<total>[1-9]\d*)")
 
 
 def progress(
     items: Iterable[T], description: str, total: int, *, step: int = 1, done: int = 0
 ) -> Iterator[T]:
-    """Go through `items` with a bar on standard error; nothing is drawn where that is no terminal.
+    """Go through `items` with a bar on standard error; where that is no terminal, a line every 5 seconds.
 
     Args:
         items: what to go through.
@@ -31,6 +36,7 @@ def progress(
         done: how many were done before.
     """
     console = Console(stderr=True)
+    told = time.monotonic()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -44,6 +50,16 @@ def progress(
             yield item
             done = min(total, done + step)
             bars.update(bar, completed=done)
+            if not console.is_terminal and time.monotonic() - told > _SECONDS:
+                told = time.monotonic()
+                sys.stderr.write(f"{description}: {done} of {total}\n")
+                sys.stderr.flush()
+
+
+def read_progress(line: str) -> tuple[str, float] | None:
+    """What a line of `progress` says: its description, and the share that is done; None: it is another."""
+    match = _LINE.fullmatch(line)
+    return (match["what"], int(match["done"]) / int(match["total"])) if match else None
 
 
 class _Rate(ProgressColumn):

@@ -287,6 +287,11 @@ def _most_sensitive(points: Sequence[OperatingPoint]) -> OperatingPoint | None:
 
 def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The metrics to look at first, of what metrics.json holds: label and `value [low, high]`."""
+    return [(label, with_interval(metric)) for label, metric in headline_metrics(metrics)]
+
+
+def headline_metrics(metrics: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """The metrics to look at first, of what metrics.json holds: label and metric."""
     rows = [("AUROC, macro", metrics["auroc"]["macro"])]
     if MALIGNANT in metrics["auroc"]:
         rows.append(("AUROC, malignant", metrics["auroc"][MALIGNANT]))
@@ -302,7 +307,7 @@ def headline(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Brier score (0 best, 2 worst)", metrics["brier"]),
         ("Calibration error", metrics["ece"]),
     ]
-    return [(label, with_interval(metric)) for label, metric in rows]
+    return rows
 
 
 def with_interval(metric: Mapping[str, Any]) -> str:

@@ -1,7 +1,11 @@
-"""Group images that must not part, and split the groups by class."""
+"""Group images that must not part, and split the groups by class; a lesion stays where it once was."""
 
+import csv
+import re
 import warnings
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,6 +16,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from dermtune.errors import DataError
 from dermtune.table import SPLITS
+from dermtune_bundle.files import atomic_path
+
+_HEADER = ("sha256", "split")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def join_groups(*keys: Sequence[Hashable | None]) -> NDArray[np.int64]:
@@ -52,34 +60,48 @@ def split_groups(
     *,
     shares: Sequence[float],
     rng: np.random.Generator,
+    kept: Sequence[str | None] | None = None,
 ) -> NDArray[np.str_]:
     """Split whole groups into train, val and test, each class by the same shares.
 
-    A group of several classes counts as the rarest of them, so that rare classes are spread evenly.
+    A group of several classes counts as the rarest of them, so that rare classes are spread evenly. A group
+    with an image whose split is kept goes where that image is; with several, to train before val before test,
+    for what a model may have learned from is never tested on.
 
     Args:
         groups: (N,) group of each image.
         labels: class of each image.
         shares: of train, val and test; they sum to one.
         rng: draws the order of the groups.
+        kept: N splits that were given before; None: a new image.
 
     Returns:
         (N,) split of each image.
 
     Raises:
-        DataError: a class has too few groups to be in every split.
+        DataError: a class has too few groups to be in every split, or those kept leave one without it.
     """
     names, label = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     images_of_class = np.bincount(label)
     ids, group = np.unique(groups, return_inverse=True)
     rarest_first = np.lexsort((images_of_class[label], group))
     class_of_group = label[rarest_first][np.searchsorted(group[rarest_first], np.arange(len(ids)))]
-    split_of_group = np.empty(len(ids), dtype="<U5")
+    split_of_group = np.zeros(len(ids), dtype="<U5")
+    for split in reversed(SPLITS):
+        split_of_group[group[[one == split for one in kept or [None] * len(group)]]] = split
     for index, name in enumerate(names):
-        members = rng.permutation(np.flatnonzero(class_of_group == index))
-        bounds = np.cumsum(_allocate(len(members), shares, str(name)))[:-1]
+        of_class = class_of_group == index
+        members = rng.permutation(np.flatnonzero(of_class & (split_of_group == "")))
+        there = np.array([(split_of_group[of_class] == split).sum() for split in SPLITS])
+        wanted = np.maximum(_allocate(int(of_class.sum()), shares, str(name)) - there, 0)
+        bounds = np.cumsum(_share_out(len(members), wanted))[:-1]
         for split, part in zip(SPLITS, np.split(members, bounds), strict=True):
             split_of_group[part] = split
+        if lacking := set(SPLITS) - set(split_of_group[of_class]):
+            raise DataError(
+                f"class {str(name)!r}: the splits that are kept leave it no lesion of"
+                f" {', '.join(sorted(lacking))}; add images, or remove some of its lines from that file"
+            )
     return split_of_group[group]
 
 
@@ -90,14 +112,24 @@ def _allocate(count: int, shares: Sequence[float], name: str) -> NDArray[np.int6
             f"class {name!r} has {count} lesions or patients of its own; it needs at least {len(shares)}, one"
             " each for train, val and test: add images, or join it with another class by ingest.label_map"
         )
-    exact = np.asarray(shares) * (count - len(shares))
-    parts: NDArray[np.int64] = np.floor(exact).astype(np.int64)
-    parts[np.argsort(parts - exact, kind="stable")[: count - len(shares) - parts.sum()]] += 1
-    return parts + 1
+    return _share_out(count - len(shares), np.asarray(shares)) + 1
+
+
+def _share_out(count: int, weights: NDArray[Any]) -> NDArray[np.int64]:
+    """Whole numbers that sum to `count`, in proportion to the weights, by largest remainder."""
+    exact = weights * (count / max(weights.sum(), 1e-9))
+    parts: NDArray[np.int64] = np.floor(exact + 1e-9).astype(np.int64)
+    parts[np.argsort(parts - exact, kind="stable")[: count - parts.sum()]] += 1
+    return parts
 
 
 def assign_splits(
-    table: pd.DataFrame, *, copies: Sequence[Hashable], shares: Sequence[float], rng: np.random.Generator
+    table: pd.DataFrame,
+    *,
+    copies: Sequence[Hashable],
+    shares: Sequence[float],
+    rng: np.random.Generator,
+    kept: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Fill in `group_id` and `split`: images of one lesion, patient, file or photograph stay together.
 
@@ -106,10 +138,44 @@ def assign_splits(
         copies: N keys; images that share one are copies of one photograph.
         shares: of train, val and test.
         rng: draws the order of the groups.
+        kept: splits that were given before, by SHA-256 of the image.
     """
     groups = group_images(table, copies)
-    split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng)
+    before = [(kept or {}).get(str(sha256)) for sha256 in table["sha256"]]
+    split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng, kept=before)
     return table.assign(group_id=group_names(groups), split=split)
+
+
+def read_splits(path: Path) -> dict[str, str]:
+    """Splits that were given before, by SHA-256 of the image.
+
+    Raises:
+        DataError: the file is missing or damaged; names the line.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = [*csv.reader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(f"{path}: not a readable CSV file: {error}") from error
+    if not lines or tuple(lines[0]) != _HEADER:
+        raise DataError(f"{path}: line 1: expected {','.join(_HEADER)}")
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(_HEADER) or not _SHA256.fullmatch(line[0]) or line[1] not in SPLITS:
+            raise DataError(f"{path}: line {number}: expected a SHA-256 and one of {', '.join(SPLITS)}")
+    return dict(lines[1:])
+
+
+def keep_splits(table: pd.DataFrame, path: Path) -> None:
+    """Add the table's images to a file of splits, so that they stay where they are when images come in.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    kept = read_splits(path) if path.exists() else {}
+    kept |= dict(zip(table["sha256"].astype(str), table["split"].astype(str), strict=True))
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerows([_HEADER, *sorted(kept.items())])
 
 
 def group_images(table: pd.DataFrame, copies: Sequence[Hashable]) -> NDArray[np.int64]:

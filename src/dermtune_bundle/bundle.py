@@ -26,7 +26,7 @@ from dermtune_bundle.decode import decode
 from dermtune_bundle.errors import BundleError, DermtuneError, ImageError
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import MALIGNANT, Manifest
-from dermtune_bundle.quality import measure_quality
+from dermtune_bundle.quality import Quality, measure_quality
 from dermtune_bundle.signature import check_signature, claimed_key, sign
 
 MODEL: Final = "model.onnx"
@@ -59,6 +59,10 @@ class Prediction:
     """(h, w) how much each place speaks for the class predicted; for `overlay`."""
     similar: tuple[SimilarCase, ...]
     """The training cases most like the image, where the bundle carries them."""
+    quality: Quality
+    """How sharp, bright and large the image is."""
+    embedding: NDArray[np.float32]
+    """(F,) what the classifier sees."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Bundle:
         Raises:
             BundleError: the graph fails on the image.
         """
-        output = self.graph.run(image)
+        output, quality = self.graph.run(image), measure_quality(image)
         values = output.probabilities
         classes = self.manifest.classes
         probabilities = {known.name: value for known, value in zip(classes, values.tolist(), strict=True)}
@@ -169,11 +173,13 @@ class Bundle:
             ),
             abstain=(
                 *([f"the first of {pictures} in its file, the others not looked at"] if pictures > 1 else []),
-                *self.manifest.limits.reasons(float(output.distance), measure_quality(image)),
+                *self.manifest.limits.reasons(float(output.distance), quality),
             ),
             distance=float(output.distance),
             activation=output.activation_map[named],
             similar=self.cases.nearest(output.embedding) if self.cases else (),
+            quality=quality,
+            embedding=output.embedding,
         )
 
 

@@ -8,11 +8,18 @@ from tempfile import mkstemp
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it, on any failure remove it.
 
     Who reads `path` sees the old file or the whole new one. Missing folders are made. The temporary name
     ends in `path`'s suffixes, because many writers choose their format by it.
+
+    Args:
+        path: the file to write.
+        new: whether there must be no such file yet; of several writers one succeeds.
+
+    Raises:
+        FileExistsError: `new`, and there is one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
@@ -22,7 +29,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.chmod(_default_mode())
         _sync(temporary)
-        temporary.replace(path)
+        if new:
+            path.hardlink_to(temporary)
+            temporary.unlink()
+        else:
+            temporary.replace(path)
     except BaseException:
         with suppress(FileNotFoundError):
             temporary.unlink()

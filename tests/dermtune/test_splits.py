@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dermtune.errors import DataError
-from dermtune.splits import assign_folds, join_groups, join_pairs, split_groups
+from dermtune.splits import assign_folds, join_groups, join_pairs, keep_splits, read_splits, split_groups
 from dermtune.table import SPLITS
 
 SHARES = (0.70, 0.15, 0.15)
@@ -108,3 +111,66 @@ def test_a_class_that_is_too_rare_for_all_folds_is_in_some() -> None:
     fold = assign_folds(["nv"] * 9 + ["df"] * 2, list("abcdefghijk"), folds=3, seed=1)
     assert len(set(fold[-2:])) <= 2
     assert set(fold) == {0, 1, 2}
+
+
+@given(
+    st.lists(st.integers(1, 4), min_size=12, max_size=60),
+    st.integers(0, 30),
+    st.integers(0, 2**32 - 1),
+)
+def test_images_that_come_in_move_no_lesion_and_keep_the_shares(
+    sizes: list[int], more: int, seed: int
+) -> None:
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    labels = [("nv", "mel", "bcc")[group % 3] for group in groups]
+    before = split_groups(groups, labels, shares=SHARES, rng=np.random.default_rng(seed))
+    added = np.arange(more) + groups[-3]  # more images of old lesions as well
+    all_groups = np.concatenate([groups, added])
+    all_labels = [*labels, *(("nv", "mel", "bcc")[group % 3] for group in added)]
+    after = split_groups(
+        all_groups,
+        all_labels,
+        shares=SHARES,
+        rng=np.random.default_rng(seed + 1),
+        kept=[*before, *[None] * more],
+    )
+    assert np.array_equal(after[: len(groups)], before)
+    for group in set(all_groups):
+        assert len(set(after[all_groups == group])) == 1
+    for name in ("nv", "mel", "bcc"):
+        there = np.array([group for group in set(all_groups) if ("nv", "mel", "bcc")[group % 3] == name])
+        split = np.array([after[all_groups == group][0] for group in there])
+        for side, share in zip(SPLITS, SHARES, strict=True):
+            assert abs((split == side).sum() - share * len(there)) < 2.5
+
+
+def test_what_was_trained_on_is_never_tested_on() -> None:
+    groups = np.array([*range(30), 30, 30, 30, 31, 31])
+    kept = [None] * 30 + ["test", "train", None, "test", "val"]
+    split = split_groups(groups, ["nv"] * 35, shares=SHARES, rng=np.random.default_rng(1), kept=kept)
+    assert list(split[30:]) == ["train"] * 3 + ["val"] * 2
+
+
+def test_splits_that_are_kept_come_back_and_grow(tmp_path: Path) -> None:
+    path = tmp_path / "splits.csv"
+    first = pd.DataFrame({"sha256": ["a" * 64, "b" * 64], "split": ["train", "test"]})
+    keep_splits(first, path)
+    keep_splits(pd.DataFrame({"sha256": ["c" * 64], "split": ["val"]}), path)
+    assert read_splits(path) == {"a" * 64: "train", "b" * 64: "test", "c" * 64: "val"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "line 1: expected sha256,split"),
+        ("sha,split\n", "line 1: expected sha256,split"),
+        (f"sha256,split\n{'a' * 64},train\n{'b' * 64},tset\n", "line 3: expected a SHA-256 and one of"),
+        (f"sha256,split\n{'a' * 63},train\n", "line 2: expected"),
+        ("sha256,split\n\xff\n", "not a readable CSV file"),
+    ],
+)
+def test_a_damaged_file_of_splits_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "splits.csv"
+    path.write_text(content, encoding="latin-1")
+    with pytest.raises(DataError, match=re.escape(f"{path}: {message}")):
+        read_splits(path)

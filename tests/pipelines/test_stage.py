@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-from pipelines.stage import LOCKED, outcome, run_stage
+from pipelines.retries import LOCKED
+from pipelines.stage import as_own, outcome, run_stage
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 SLOW = """\
 stages:
@@ -42,6 +45,26 @@ def test_what_dvc_printed_decides_the_state(
 
     assert state.name == name
     assert message is None or state.message == message
+
+
+@pytest.mark.usefixtures("server")
+def test_a_stage_that_hangs_is_ended_and_locks_nobody_out(
+    make_project: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    project = make_project(SLOW.replace("sleep 8", "test -e quick || sleep 617"))
+
+    @flow
+    def patient(hours: float) -> State[None]:
+        return as_own(run_stage("slow", project, hours, return_state=True))
+
+    started = time.monotonic()
+    state = patient(5 / 3600, return_state=True)
+    assert (state.name, state.message) == ("Failed", "not done after 0.00138889 hours; ended")
+    assert time.monotonic() - started < 5 + 12
+    assert not [one for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "617"]]
+    (project / "quick").touch()
+    assert patient(1, return_state=True).name == "Completed"
+    assert "Retry" not in caplog.text
 
 
 @pytest.mark.usefixtures("server")

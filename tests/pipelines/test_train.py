@@ -1,4 +1,5 @@
 import asyncio
+import csv
 import os
 import signal
 import subprocess
@@ -39,6 +40,19 @@ stages:
     cmd: cp two.txt three.txt
     deps: [two.txt]
     outs: [three.txt]
+"""
+TUNED = """\
+stages:
+  tune:
+    cmd: cp params.yaml tuned.yaml
+    params: [lr]
+    outs: [tuned.yaml]
+"""
+BESIDE = """\
+stages:
+  search:
+    cmd: touch found.txt
+    outs: [found.txt]
 """
 ENDLESS = """\
 stages:
@@ -129,6 +143,31 @@ def test_output_and_metrics_are_on_the_page_of_the_run(make_project: MakeProject
     assert "| Balanced accuracy | 0.875 [0.800, 0.900] |" in str(artifact.data)
     assert f"`{project / 'data/evaluate/report.html'}`" in str(artifact.data)
     assert f"`{project / 'data/export'}`" in str(artifact.data)
+
+
+@pytest.mark.usefixtures("server")
+def test_a_run_is_an_experiment_with_its_name_and_params(make_project: MakeProject) -> None:
+    project = make_project(TUNED)
+    (project / "params.yaml").write_text("lr: 0.1 # of the classifier\n")
+    (project / "search").mkdir()
+    (project / "search/dvc.yaml").write_text(BESIDE)  # never run, and no part of it
+
+    def git(*command: str) -> None:
+        subprocess.run(
+            ["git", "-c", "user.name=t", "-c", "user.email=t@t", *command], cwd=project, check=True
+        )
+
+    git("add", ".")
+    git("commit", "--quiet", "--message", "first")
+    assert train(project, {"lr": 0.2}, "bolder", return_state=True).is_completed()
+    shown = [sys.executable, "-m", "dvc", "exp", "show", "--csv"]
+    table = subprocess.run(shown, cwd=project, check=True, capture_output=True, text=True).stdout
+    (row,) = [row for row in csv.DictReader(table.splitlines()) if row["Experiment"] == "bolder"]
+    assert row["lr"] == "0.2"
+    assert (project / "params.yaml").read_text() == "lr: 0.2 # of the classifier\n"
+    wrong = train(project, {"rate": 1}, return_state=True)
+    assert wrong.is_failed()
+    assert "rate" in str(wrong.message)
 
 
 @pytest.mark.usefixtures("server")

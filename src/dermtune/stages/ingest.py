@@ -26,7 +26,7 @@ from dermtune.quality import check_images, refuse_bad_source
 from dermtune.shards import ImagePacker, PackedImages, create_array, places
 from dermtune.sources import SourceImage
 from dermtune.sources.listing import SourceName, list_images
-from dermtune.splits import assign_splits, join_pairs
+from dermtune.splits import assign_splits, join_pairs, read_splits
 from dermtune.table import SOURCE_COLUMNS, write_table
 from dermtune_bundle.decode import resize
 from dermtune_bundle.files import atomic_path
@@ -64,16 +64,23 @@ class IngestConfig(Config):
     split: SplitConfig
 
 
-def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
+def ingest(config: IngestConfig, *, seed: int, out: Path, splits: Path | None = None) -> None:
     """Check, group, split and pack a source's images.
+
+    Args:
+        config: where they come from.
+        seed: of the split.
+        out: the folder to write.
+        splits: file of `keep_splits`: its images, and what belongs to their lesions, stay where they are.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
         ConfigError: `label_map` names a label that the source lacks.
-        DataError: a class has too few lesions to be split.
+        DataError: a class has too few lesions to be split, or `splits` is damaged.
     """
     from dermtune.figures import contact_sheet, write_figure
 
+    kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
     table, prints, masks, quarantined = read_source(config, seed=seed, out=out)
     pairs = find_duplicates(prints)
@@ -83,7 +90,8 @@ def ingest(config: IngestConfig, *, seed: int, out: Path) -> None:
         array.append(masks)
     shares = (config.split.train, config.split.val, config.split.test)
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
-    table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=np.random.default_rng(seed))
+    rng = np.random.default_rng(seed)
+    table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=rng, kept=kept)
     if pairs:
         first, second = (table["image_id"][row] for row in pairs[0][:2])
         log.info("%d pairs of copies are kept together, such as %s and %s", len(pairs), first, second)

@@ -114,6 +114,7 @@ def some_of_ham10000(folder: Path, lesions: int) -> None:
             (folder / "images" / image.name).symlink_to(image)
 
 
+@pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.skipif(not REAL.is_dir(), reason="no real images at ../shared/data")
 def test_half_precision_storage_leaves_the_auroc_on_real_lesions_as_it_is(

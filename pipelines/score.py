@@ -1,0 +1,71 @@
+"""The `score` flow: new images of an inbox through the champion of a registry, once each."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from dermtune.registry import Registry
+from dermtune.scoring import Scored, score_inbox
+from dermtune_bundle.bundle import Bundle
+from dermtune_bundle.errors import DermtuneError
+from pipelines.retries import failed, may_pass
+from pipelines.stage import as_own
+
+
+@task(
+    name="score",
+    task_run_name="score",
+    cache_policy=NO_CACHE,
+    retries=3,
+    retry_delay_seconds=[10, 60, 300],
+    retry_condition_fn=may_pass,
+)
+def score_with_champion(
+    registry: str, inbox: str, out: Path, key: Path | None
+) -> tuple[str, Scored] | State[None]:
+    """Fetch the champion, check it, and answer what is new; a place that cannot be reached is tried again.
+
+    Returns:
+        The champion's version, and what was found; or a failed state.
+    """
+    try:
+        bundles = Registry(registry)
+        version = bundles.require_champion()
+        with TemporaryDirectory() as folder:
+            bundle = Bundle.open(bundles.fetch(version, Path(folder, "bundle.zip")), key=key)
+        bundle.check_golden()
+        return version, score_inbox(bundle, inbox, out)
+    except DermtuneError as error:
+        return failed(error)
+
+
+@flow(name="score")
+def score(
+    registry: str = "registry", inbox: str = "inbox", out: Path = Path("scores.db"), key: Path | None = None
+) -> State[None]:
+    """Answer every image of an inbox that the champion has not answered yet.
+
+    Args:
+        registry: folder, or place that fsspec reaches.
+        inbox: the same, of images.
+        out: SQLite file with a row an image: its answer, or why there is none.
+        key: public key that must have signed the champion.
+    """
+    state = score_with_champion(registry, inbox, out, key, return_state=True)
+    if not state.is_completed():
+        return as_own(state)
+    version, scored = cast("tuple[str, Scored]", state.result())
+    rows = {"answered": scored.answered, "failed": scored.failed, "known before": scored.known}
+    table = "".join(f"| {name} | {count} |\n" for name, count in rows.items())
+    create_markdown_artifact(
+        key="scores",
+        description="What was new in the inbox",
+        markdown=f"| images | |\n| --- | --- |\n{table}\nChampion: `{version}`  \nAnswers: `{out}`\n",
+    )
+    return Completed(message=", ".join(f"{count} {name}" for name, count in rows.items()))
