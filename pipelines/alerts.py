@@ -20,7 +20,7 @@ from pydantic import SecretStr
 
 NAME = "dermtune"
 """Each block is called so and each automation begins so: what bears the name is written anew."""
-STAGES = ["ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export"]
+STAGES = ("ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export")
 """Of dvc.yaml; a message names one of these or none, for what else begins an error may be an image."""
 _RUN = "prefect.flow-run."
 _ANY_RUN = ResourceSpecification({"prefect.resource.id": f"{_RUN}*"})

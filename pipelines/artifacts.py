@@ -1,6 +1,5 @@
 """What the page of a run shows: metrics beside the champion's, plots, and where report and bundle are."""
 
-import base64
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.logging import get_run_logger
 
+from dermtune.page import data_uri
 from dermtune.registry import Registry
 from dermtune_bundle.bundle import Bundle
 from dermtune_bundle.errors import DermtuneError
@@ -46,7 +46,7 @@ def publish_results(project: Path, registry: str) -> None:
 
 
 def _picture(path: Path) -> str:
-    return f"![{path.stem}](data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()})"
+    return f"![{path.stem}]({data_uri(path.read_bytes(), 'png')})"
 
 
 def _images(project: Path) -> str:
@@ -79,9 +79,9 @@ def metrics_table(metrics: Mapping[str, Any], champion: Mapping[str, Any] | None
         cells = [label, with_interval(metric)]
         if champion:
             other = before.get(label.partition(" ≥ ")[0])
-            known = other is not None and other["value"] is not None and metric["value"] is not None
             cells.append(with_interval(other) if other else "")
-            cells.append(f"{metric['value'] - other['value']:+.3f}" if other and known else "")
+            values = (metric["value"], other and other["value"])
+            cells.append("" if None in values else f"{values[0] - values[1]:+.3f}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -38,11 +38,16 @@ def own_workspace(project: Path) -> Iterator[None]:
         get_run_logger().info("another run works in %s; waiting for its end", project)
         lock.acquire(poll_interval=1)
     try:
-        if freed := free_dead_locks(project):
-            get_run_logger().warning("a lock of a process that is gone was removed: %s", "; ".join(freed))
+        clear_dead_locks(project)
         yield
     finally:
         lock.release()
+
+
+def clear_dead_locks(project: Path) -> None:
+    """`free_dead_locks`, and tell in the log of the run."""
+    if freed := free_dead_locks(project):
+        get_run_logger().warning("a lock of a process that is gone was removed: %s", "; ".join(freed))
 
 
 def free_dead_locks(project: Path) -> list[str]:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -25,41 +24,29 @@ from dermtune.drift_report import Look, write_drift_report
 from dermtune.params import Params, read_params
 from dermtune.registry import Registry
 from dermtune_bundle.errors import DermtuneError
-from pipelines.retries import failed, may_pass
+from pipelines.retries import patient_task
 from pipelines.stage import as_own
 
 DRIFTED = "Drifted"
 
 
-@task(
-    name="monitor",
-    task_run_name="monitor",
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[10, 60, 300],
-    retry_condition_fn=may_pass,
-)
-def look_at_recent(
-    registry: str, scores: Path, params: Params, out: Path
-) -> tuple[str, list[Finding], str] | State[None]:
+@patient_task("monitor")
+def look_at_recent(registry: str, scores: Path, params: Params, out: Path) -> tuple[str, list[Finding], str]:
     """Hold what the champion answered lately against its reference, and write the report.
 
     What comes back is fit for a page that others see: no row of an image.
 
     Returns:
-        The champion's version, what was found, and that in one line; or a failed state.
+        The champion's version, what was found, and that in one line.
     """
     config, now = params.monitor, datetime.now(UTC)
-    try:
-        bundles = Registry(registry)
-        version = bundles.require_champion()
-        reference = read_reference(bundles.beside(version, REFERENCE), name=f"{registry}: {version[:12]}")
-        recent = read_recent(scores, version, since=window_start(now, config))
-        findings = measure_drift(reference, recent, config, rng=np.random.default_rng(params.seed))
-        at = now.isoformat(" ", timespec="minutes")[:16]
-        write_drift_report(Look(reference, recent, findings, config, version, at), out)
-    except DermtuneError as error:
-        return failed(error)
+    bundles = Registry(registry)
+    version = bundles.require_champion()
+    reference = read_reference(bundles.beside(version, REFERENCE), name=f"{registry}: {version[:12]}")
+    recent = read_recent(scores, version, since=window_start(now, config))
+    findings = measure_drift(reference, recent, config, rng=np.random.default_rng(params.seed))
+    at = now.isoformat(" ", timespec="minutes")[:16]
+    write_drift_report(Look(reference, recent, findings, config, version, at), out)
     return version, findings, conclude(findings, recent, config)
 
 

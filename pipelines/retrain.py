@@ -6,13 +6,11 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
-from dvc.exceptions import DvcException
 from dvc.repo import Repo
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
@@ -21,9 +19,12 @@ from dermtune_bundle.bundle import Bundle
 from dermtune_bundle.errors import DermtuneError
 from pipelines.artifacts import publish_results
 from pipelines.locks import own_workspace
-from pipelines.retries import UNREACHABLE, failed, may_pass
+from pipelines.retries import UNREACHABLE, patient_task
 from pipelines.stage import as_own
 from pipelines.train import run_stages
+
+if TYPE_CHECKING:
+    from dermtune.promotion import Verdict
 
 REFUSED = "Refused"
 _NOT_EXPORTED = "export: not exported: "
@@ -71,14 +72,7 @@ def _retrain(project: Path, registry: str, experiment: str, hours: float) -> Sta
     return as_own(judge(project, registry, return_state=True))
 
 
-@task(
-    name="source",
-    task_run_name="source",
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[10, 60, 300],
-    retry_condition_fn=may_pass,
-)
+@patient_task("source")
 def look_at_source(project: Path, registry: str) -> tuple[list[str], str] | State[None]:
     """What has something new to read, and what was decided before; what cannot be reached is tried again.
 
@@ -86,19 +80,16 @@ def look_at_source(project: Path, registry: str) -> tuple[list[str], str] | Stat
         The stages of dvc.yaml that changed, and, where none did, what was decided of the bundle that lies
         there; or a failed state, where what ingest reads is not there. Nothing was changed then.
     """
-    try:
-        with chdir(project), Repo() as repo:
-            changed = {name: what for name, what in repo.status().items() if not name.startswith("search/")}
-        for what in changed.get("ingest", []):
-            deps = what.get("changed deps", {}) if isinstance(what, dict) else {}  # else a word
-            for dep, state in deps.items():
-                if state == "deleted" or _is_empty_source(project, dep):
-                    return Failed(name=UNREACHABLE, message=f"{dep}: {_GONE}")
-        # A model that missed a gate has no bundle: to DVC its export is always still to be made.
-        is_old = [*changed] == ["export"] and "params" not in str(changed["export"])
-        return [*changed], _known(project, registry) if is_old or not changed else ""
-    except (DermtuneError, DvcException) as error:
-        return failed(error)
+    with chdir(project), Repo() as repo:
+        changed = {name: what for name, what in repo.status().items() if not name.startswith("search/")}
+    for what in changed.get("ingest", []):
+        deps = what.get("changed deps", {}) if isinstance(what, dict) else {}  # else a word
+        for dep, state in deps.items():
+            if state == "deleted" or _is_empty_source(project, dep):
+                return Failed(name=UNREACHABLE, message=f"{dep}: {_GONE}")
+    # A model that missed a gate has no bundle: to DVC its export is always still to be made.
+    is_old = [*changed] == ["export"] and "params" not in str(changed["export"])
+    return [*changed], _known(project, registry) if is_old or not changed else ""
 
 
 def _is_empty_source(project: Path, dep: str) -> bool:
@@ -115,10 +106,11 @@ def _is_empty_source(project: Path, dep: str) -> bool:
 def _known(project: Path, registry: str) -> str:
     """What was decided of the bundle that lies there; empty: nothing yet."""
     bundles = Registry(registry)
-    version, champion = _candidate(project), bundles.champion()
+    version, promoted = _candidate(project), [one.version for one in bundles.history()]
+    champion = promoted[-1] if promoted else None
     if version == champion:
         return "the champion is of these images"
-    if version in {one.version for one in bundles.history()}:
+    if version in promoted:
         return f"{version[:12]} was champion until somebody went back; `dermtune registry promote` overrules"
     for past in reversed(bundles.comparisons()):
         if (past["candidate"], past["champion"]) == (version, champion) and past["reasons"]:
@@ -134,26 +126,16 @@ def _candidate(project: Path) -> str:
     return hashlib.sha256((project / "data/evaluate/metrics.json").read_bytes()).hexdigest()
 
 
-@task(
-    name="gate",
-    task_run_name="gate",
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[10, 60, 300],
-    retry_condition_fn=may_pass,
-)
+@patient_task("gate")
 def note_gate(project: Path, registry: str, message: str) -> State[None]:
     """Keep that a model missed a gate, so that it is told once and not every night.
 
     Returns:
-        Refused, completed, or failed.
+        Refused, completed.
     """
-    try:
-        bundles = Registry(registry)
-        told = {"champion": bundles.champion(), "candidate": _candidate(project), "passed": False}
-        bundles.note({"at": _now(), **told, "reasons": [message], "lesions": 0, "judged": []})
-    except DermtuneError as error:
-        return failed(error)
+    bundles = Registry(registry)
+    told = {"champion": bundles.champion(), "candidate": _candidate(project), "passed": False}
+    bundles.note({"at": _now(), **told, "reasons": [message], "lesions": 0, "judged": []})
     return Completed(name=REFUSED, message=message)
 
 
@@ -171,60 +153,62 @@ def _keep_splits(project: Path) -> None:
         keep_splits(read_table(table), project / "data/splits.csv")
 
 
-@task(
-    name="compare",
-    task_run_name="compare",
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[10, 60, 300],
-    retry_condition_fn=may_pass,
-)
+@patient_task("compare")
 def judge(project: Path, registry: str) -> State[None]:
     """Compare the bundle with the champion, and promote it or not.
 
     Returns:
-        Promoted or Refused, both completed, or Failed.
+        Promoted, Refused or Unchanged, all completed.
     """
     from dermtune.params import read_params  # noqa: PLC0415 - these load torch and what draws figures
-    from dermtune.promotion import LEARNED, TOO_FEW, compare_with_champion, kept_beside  # noqa: PLC0415
+    from dermtune.promotion import LEARNED, compare_with_champion, kept_beside  # noqa: PLC0415
 
     images, candidate = project / "data/ingest", project / "data/export"
-    try:
-        params, bundles = read_params(project / "params.yaml"), Registry(registry)
-        champion = bundles.champion()
-        if known := _known(project, registry):  # the new images changed nothing in it
-            return Completed(name="Unchanged", message=known)
-        version = bundles.add(candidate, beside=kept_beside(candidate, images))
-        if champion is None:
-            bundles.promote(version, over=None, reason="the first that passed the gates")
-            return Completed(name="Promoted", message=f"{version[:12]} is the first champion")
-        learned = bundles.beside(champion, LEARNED)
-        with TemporaryDirectory() as folder:
-            verdict = compare_with_champion(
-                bundles.fetch(champion, Path(folder, "champion.zip")),
-                candidate,
-                params.retrain,
-                images=images,
-                learned=None if learned is None else frozenset(learned.decode().split()),
-                draws=params.evaluate.bootstrap,
-                seed=params.seed,
-            )
-        bundles.note(
-            {
-                "at": _now(),
-                "champion": champion,
-                "candidate": version,
-                "passed": verdict.is_promoted,
-                "reasons": verdict.reasons,
-                "lesions": verdict.lesions,
-                "judged": [asdict(one) for one in verdict.judged],
-            }
+    params, bundles = read_params(project / "params.yaml"), Registry(registry)
+    champion = bundles.champion()
+    if known := _known(project, registry):  # the new images changed nothing in it
+        return Completed(name="Unchanged", message=known)
+    version = bundles.add(candidate, beside=kept_beside(candidate, images))
+    if champion is None:
+        bundles.promote(version, over=None, reason="the first that passed the gates")
+        return Completed(name="Promoted", message=f"{version[:12]} is the first champion")
+    learned = bundles.beside(champion, LEARNED)
+    with TemporaryDirectory() as folder:
+        verdict = compare_with_champion(
+            bundles.fetch(champion, Path(folder, "champion.zip")),
+            candidate,
+            params.retrain,
+            images=images,
+            learned=None if learned is None else frozenset(learned.decode().split()),
+            draws=params.evaluate.bootstrap,
+            seed=params.seed,
         )
-        uses = sum(one["lesions"] > 0 for one in bundles.comparisons())
-        if verdict.is_promoted:
-            bundles.promote(version, over=champion, reason=f"no worse than {champion[:12]} on test lesions")
-    except DermtuneError as error:
-        return failed(error)
+    bundles.note(
+        {
+            "at": _now(),
+            "champion": champion,
+            "candidate": version,
+            "passed": verdict.is_promoted,
+            "reasons": verdict.reasons,
+            "lesions": verdict.lesions,
+            "judged": [asdict(one) for one in verdict.judged],
+        }
+    )
+    uses = sum(one["lesions"] > 0 for one in bundles.comparisons())
+    if verdict.is_promoted:
+        bundles.promote(version, over=champion, reason=f"no worse than {champion[:12]} on test lesions")
+    _publish_verdict(verdict, champion, version, uses)
+    if not verdict.is_promoted:
+        return Completed(
+            name=REFUSED, message=f"{len(verdict.reasons)} reasons, such as: {verdict.reasons[0]}"
+        )
+    return Completed(name="Promoted", message=f"{version[:12]} replaces {champion[:12]}")
+
+
+def _publish_verdict(verdict: "Verdict", champion: str, candidate: str, uses: int) -> None:
+    """The reasons, and what was found on the way, on the page of the run."""
+    from dermtune.promotion import TOO_FEW  # noqa: PLC0415 - it loads torch
+
     word = "Promoted" if verdict.is_promoted else "Refused"
     told = [one.sentence() for one in verdict.judged if one.is_met and one.verdict != TOO_FEW]
     untold = sum(one.is_met and one.verdict == TOO_FEW for one in verdict.judged)
@@ -233,13 +217,8 @@ def judge(project: Path, registry: str) -> State[None]:
     create_markdown_artifact(
         key="verdict",
         description="The candidate against the champion, on the same test lesions",
-        markdown=f"**{word}.** Champion before: `{champion[:12]}`, candidate: `{version[:12]}`,"
+        markdown=f"**{word}.** Champion before: `{champion[:12]}`, candidate: `{candidate[:12]}`,"
         f" {verdict.lesions} test lesions that neither has learned from.\n\n"
         f"Comparisons that the test split was used for so far: {uses}. The more there are, the less its"
         " figures are worth; new test lesions renew it.\n\n" + "\n".join(lines),
     )
-    if not verdict.is_promoted:
-        return Completed(
-            name=REFUSED, message=f"{len(verdict.reasons)} reasons, such as: {verdict.reasons[0]}"
-        )
-    return Completed(name="Promoted", message=f"{version[:12]} replaces {champion[:12]}")

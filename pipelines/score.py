@@ -4,45 +4,31 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from prefect import flow, task
+from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from dermtune.registry import Registry
 from dermtune.scoring import Scored, score_inbox
 from dermtune_bundle.bundle import Bundle
-from dermtune_bundle.errors import DermtuneError
-from pipelines.retries import failed, may_pass
+from pipelines.retries import patient_task
 from pipelines.stage import as_own
 
 
-@task(
-    name="score",
-    task_run_name="score",
-    cache_policy=NO_CACHE,
-    retries=3,
-    retry_delay_seconds=[10, 60, 300],
-    retry_condition_fn=may_pass,
-)
-def score_with_champion(
-    registry: str, inbox: str, out: Path, key: Path | None
-) -> tuple[str, Scored] | State[None]:
+@patient_task("score")
+def score_with_champion(registry: str, inbox: str, out: Path, key: Path | None) -> tuple[str, Scored]:
     """Fetch the champion, check it, and answer what is new; a place that cannot be reached is tried again.
 
     Returns:
-        The champion's version, and what was found; or a failed state.
+        The champion's version, and what was found.
     """
-    try:
-        bundles = Registry(registry)
-        version = bundles.require_champion()
-        with TemporaryDirectory() as folder:
-            bundle = Bundle.open(bundles.fetch(version, Path(folder, "bundle.zip")), key=key)
-        bundle.check_golden()
-        return version, score_inbox(bundle, inbox, out)
-    except DermtuneError as error:
-        return failed(error)
+    bundles = Registry(registry)
+    version = bundles.require_champion()
+    with TemporaryDirectory() as folder:
+        bundle = Bundle.open(bundles.fetch(version, Path(folder, "bundle.zip")), key=key)
+    bundle.check_golden()
+    return version, score_inbox(bundle, inbox, out)
 
 
 @flow(name="score")

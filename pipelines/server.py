@@ -50,7 +50,7 @@ def main(host: str, port: int) -> None:
             elif _answers(host, port):
                 started["worker"] = _start("worker", "--pool", POOL, "--type", "process")
     finally:
-        for number in (signal.SIGTERM, signal.SIGINT):  # a job in the background would ignore the latter
+        for number in (signal.SIGTERM, signal.SIGINT):  # a second one must not break this off
             signal.signal(number, signal.SIG_IGN)
         _end(flows)  # first, for each tells the server how it ended; a worker would kill it
         for name in reversed(started):

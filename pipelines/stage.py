@@ -22,7 +22,7 @@ from prefect.states import Completed, Failed
 
 from dermtune.progress import read_progress
 from pipelines import guard
-from pipelines.locks import free_dead_locks
+from pipelines.locks import clear_dead_locks
 from pipelines.retries import LOCKED, may_pass
 
 # What DVC advises people who ran it by hand.
@@ -71,8 +71,8 @@ def run_stage(stage: str, project: Path, hours: float = 24) -> State[None]:
                 bar.show(text)
     if not process.returncode:
         bar.fill()
-    if freed := free_dead_locks(project) if process.returncode else []:
-        logger.warning("a lock of a process that is gone was removed: %s", "; ".join(freed))
+    if process.returncode:
+        clear_dead_locks(project)
     if process.returncode and time.monotonic() - started > 3600 * hours:
         return Failed(name="TimedOut", message=f"not done after {hours:g} hours; ended")
     return outcome(stage, process.returncode, lines)

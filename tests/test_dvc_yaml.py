@@ -6,6 +6,7 @@ from typing import Any
 
 import grimp
 import pytest
+from pipelines.alerts import STAGES
 from ruamel.yaml import YAML
 
 from dermtune.cli import cli
@@ -13,7 +14,6 @@ from dermtune.config import Config
 from dermtune.params import Params
 
 ROOT = Path(__file__).parents[1]
-STAGES = ("ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export")
 BESIDE = ("search",)  # stages in a dvc.yaml of their own, which `dvc repro` does not run
 
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from scipy.special import bdtr
 
 from dermtune.errors import DataError
-from dermtune.inference import Looked, look_at_images
+from dermtune.inference import look_at_images
 from dermtune.leakage import require_no_leakage
-from dermtune.metrics import LEAST_DRAWN, Predictions, Sampled, measure
+from dermtune.metrics import LEAST_DRAWN, Predictions, Sampled, measure, predictions_of
 from dermtune.shards import PackedImages, places
 from dermtune.table import read_table, table_sha256
 from dermtune_bundle.bundle import Bundle
@@ -159,7 +158,8 @@ def compare_bundles(first: Path, second: Path, *, images: Path, draws: int, seed
         bundle = Bundle.open(folder, threads=1)
         require_table(bundle, images, name=str(folder))
         seen = look_at_images(bundle.graph, packed, found, description=folder.name)
-        both.append((predictions_of(bundle, seen, test), bundle.manifest.operating_points))
+        said = predictions_of(bundle.manifest, seen.probabilities, test)
+        both.append((said, bundle.manifest.operating_points))
     return compare(*both, draws=draws, seed=seed)
 
 
@@ -169,28 +169,13 @@ def require_table(bundle: Bundle, images: Path, *, name: str) -> None:
     Raises:
         DataError: it was not, and the folder's test images may be among its training images.
     """
-    if bundle.manifest.lineage.get("images_sha256") != table_sha256(images):
+    if not is_made_of(bundle, images):
         raise DataError(f"{name}: trained on another image table than that of {images}")
 
 
-def predictions_of(bundle: Bundle, seen: Looked, table: pd.DataFrame) -> Predictions:
-    """What a bundle said of images.
-
-    Args:
-        bundle: which.
-        seen: of N images.
-        table: their N rows of the image table; their labels are classes of the bundle.
-    """
-    classes = tuple(known.name for known in bundle.manifest.classes)
-    return Predictions(
-        classes,
-        seen.probabilities,
-        np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
-        bundle.manifest.named(seen.probabilities),
-        table["lesion_id"].to_numpy(dtype=object),
-        tuple(known.malignant for known in bundle.manifest.classes),
-        table["group_id"].to_numpy(dtype=object),
-    )
+def is_made_of(bundle: Bundle, images: Path) -> bool:
+    """Is the image table of a folder of ingest the one that a bundle was made of?"""
+    return bundle.manifest.lineage.get("images_sha256") == table_sha256(images)
 
 
 def difference(metric: str, first: Sampled, second: Sampled) -> Difference:

@@ -31,12 +31,13 @@ from pydantic import Field
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp, kstwobign
 
+from dermtune.compare import is_made_of
 from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.inference import look_at_images
 from dermtune.scoring import EMBEDDING
 from dermtune.shards import PackedImages, places
-from dermtune.table import read_table, table_sha256
+from dermtune.table import read_table
 from dermtune_bundle.bundle import Bundle
 
 REFERENCE: Final = "reference.parquet"
@@ -120,7 +121,7 @@ def make_reference(bundle: Bundle, images: Path) -> bytes:
     """
     from dermtune.limits import distances_to_others  # noqa: PLC0415 - it loads torch, for seconds
 
-    if bundle.manifest.lineage.get("images_sha256") != table_sha256(images):
+    if not is_made_of(bundle, images):
         raise DataError(f"{images}: holds other images than those that the bundle was made from")
     table = read_table(images / "images.parquet", split="val")
     if table.empty:

@@ -1,17 +1,15 @@
 """What became of the images, for operators: one HTML page that needs nothing else."""
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 
 from dermtune.drift import MEASURED, PROBABILITY, Finding, MonitorConfig, Recent, conclude
 from dermtune.figures import Distribution, daily, distributions, named_shares, to_png
+from dermtune.page import render_page
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import NOTICE
 
@@ -37,22 +35,18 @@ def write_drift_report(look: Look, out: Path) -> None:
 
 
 def render_drift(look: Look) -> str:
-    """The page: no script, nothing fetched, counts and shares alone."""
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["png"] = _data_uri
-    template = environment.from_string(files("dermtune").joinpath("drift.html").read_text(encoding="utf-8"))
-    return template.render(
-        look=look,
-        alarms=[finding for finding in look.findings if finding.is_alarm],
-        too_few=any(finding.verdict == "too few to say" for finding in look.findings),
-        conclusion=conclude(look.findings, look.recent, look.config),
-        abstained=_share(look.recent.table),
-        usual=_share(look.reference),
-        figures={name: to_png(figure) for name, figure in _figures(look).items()},
-        notice=NOTICE,
-    )
+    """The page: counts and shares alone."""
+    values = {
+        "look": look,
+        "alarms": [finding for finding in look.findings if finding.is_alarm],
+        "too_few": any(finding.verdict == "too few to say" for finding in look.findings),
+        "conclusion": conclude(look.findings, look.recent, look.config),
+        "abstained": _share(look.recent.table),
+        "usual": _share(look.reference),
+        "figures": {name: to_png(figure) for name, figure in _figures(look).items()},
+        "notice": NOTICE,
+    }
+    return render_page("drift.html", values)
 
 
 def _figures(look: Look) -> dict[str, Figure]:
@@ -91,7 +85,3 @@ def _figures(look: Look) -> dict[str, Figure]:
 
 def _share(table: pd.DataFrame) -> float:
     return float(table["abstains"].mean()) if len(table) else 0.0
-
-
-def _data_uri(data: bytes) -> str:
-    return f"data:image/png;base64,{b64encode(data).decode()}"

@@ -16,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from dermtune_bundle.manifest import MALIGNANT, OperatingPoint
+from dermtune_bundle.manifest import MALIGNANT, Contract, OperatingPoint
 
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -130,6 +130,26 @@ class Predictions:
             return np.minimum(self.probabilities[:, columns].sum(axis=1), 1), np.isin(self.labels, columns)
         column = self.classes.index(name)
         return self.probabilities[:, column], self.labels == column
+
+
+def predictions_of(contract: Contract, probabilities: Floats, table: pd.DataFrame) -> Predictions:
+    """What a model said of images, and what they were.
+
+    Args:
+        contract: which classes it knows, and which it names.
+        probabilities: (N, K)
+        table: N rows of the image table; their labels are classes of the model.
+    """
+    classes = tuple(known.name for known in contract.classes)
+    return Predictions(
+        classes,
+        probabilities,
+        np.array([classes.index(label) for label in table["label"]], dtype=np.int64),
+        contract.named(probabilities),
+        table["lesion_id"].to_numpy(dtype=object),
+        tuple(known.malignant for known in contract.classes),
+        table["group_id"].to_numpy(dtype=object),
+    )
 
 
 def share(values: NDArray[Any], among: Bools) -> Metric:

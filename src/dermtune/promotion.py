@@ -19,15 +19,15 @@ import pandas as pd
 from pydantic import Field
 
 from dermtune.appearance import MASKS
-from dermtune.compare import Difference, difference, predictions_of, require_table
+from dermtune.compare import Difference, difference, is_made_of, require_table
 from dermtune.config import Config
 from dermtune.drift import REFERENCE, make_reference
 from dermtune.inference import look_at_images, measure_appearance
 from dermtune.leakage import require_no_leakage
-from dermtune.metrics import Metric, Predictions, auroc, resample, sensitivity, specificity
+from dermtune.metrics import Metric, Predictions, auroc, predictions_of, resample, sensitivity, specificity
 from dermtune.shards import PackedImages, open_array, places
 from dermtune.subgroups import ATTRIBUTES, NOT_GIVEN, groups_of
-from dermtune.table import read_table, table_sha256
+from dermtune.table import read_table
 from dermtune_bundle.bundle import Bundle
 from dermtune_bundle.manifest import MALIGNANT, OperatingPoint
 
@@ -73,9 +73,8 @@ class Judged:
         """`no worse`, `worse`, `cannot tell`, or `too few lesions`."""
         value, low, high = self.difference.value, self.difference.low, self.difference.high
         few = self.lesions < self.least
-        is_judged = not few or (
-            self.where == ALL and not self.is_primary
-        )  # there, harm counts on any lesions
+        # Over all lesions, harm counts however few they are.
+        is_judged = not few or (self.where == ALL and not self.is_primary)
         if not is_judged or value is None or low is None or high is None:
             return TOO_FEW
         if low >= -self.margin:
@@ -129,28 +128,21 @@ def judge(
         draws: of the paired bootstrap over lesions.
         seed: where they come from.
     """
-    margins, least = config.margin.model_dump(), least_lesions(config.subgroup_margin)
+    margins, of_subgroup = config.margin.model_dump(), config.subgroup_margin
     everywhere = np.ones(len(groups), bool)
-    found = [
-        Judged(
-            ALL,
-            one,
-            margins[metric],
-            lesions,
-            least if is_first else least_lesions(margins[metric]),
-            is_primary=is_first,
-        )
-        for metric, one, lesions, is_first in _differences(champion, candidate, everywhere, draws, seed)
-    ]
+    found = []
+    for metric, one, lesions in _differences(champion, candidate, everywhere, draws, seed):
+        is_primary, margin = metric == "auroc", margins[metric]
+        least = least_lesions(of_subgroup if is_primary else margin)
+        found.append(Judged(ALL, one, margin, lesions, least, is_primary=is_primary))
     for attribute, values in groups.items():
         for group in sorted(set(values) - {NOT_GIVEN}):
             members = (values == group).to_numpy()
             if members.all():
                 continue
-            found += [
-                Judged(f"{ATTRIBUTES[str(attribute)]}: {group}", one, config.subgroup_margin, lesions, least)
-                for _, one, lesions, _ in _differences(champion, candidate, members, draws, seed)
-            ]
+            where, least = f"{ATTRIBUTES[str(attribute)]}: {group}", least_lesions(of_subgroup)
+            for _, one, lesions in _differences(champion, candidate, members, draws, seed):
+                found.append(Judged(where, one, of_subgroup, lesions, least))
     return found
 
 
@@ -160,8 +152,8 @@ def _differences(
     members: np.ndarray,
     draws: int,
     seed: int,
-) -> Iterable[tuple[str, Difference, int, bool]]:
-    """Metric, difference, lesions behind it, and whether it is the first, of the images that are members."""
+) -> Iterable[tuple[str, Difference, int]]:
+    """Metric, difference and the lesions behind it, of the images that are members."""
     sides = []
     for predictions, points in (champion, candidate):
         part = predictions.only(members)
@@ -174,10 +166,9 @@ def _differences(
             for rate, measure in rates.items():
                 metrics[rate, point.name] = measure(*part.of(point.target), point.threshold)
         sides.append(resample(metrics, part.drawn, draws=draws, rng=np.random.default_rng(seed)))
-    for first, (key, before) in enumerate(sides[0].items()):
-        name, lesions = f"{'AUROC' if key[0] == 'auroc' else key[0]}, {key[1]}", before.lesions or 0
-        found = difference(name, before, sides[1][key])
-        yield key[0], found, lesions, not first
+    for (metric, target), before in sides[0].items():
+        name = f"{'AUROC' if metric == 'auroc' else metric}, {target}"
+        yield metric, difference(name, before, sides[1][metric, target]), before.lesions or 0
 
 
 @dataclass(frozen=True)
@@ -220,7 +211,7 @@ def compare_with_champion(
     table = read_table(images / "images.parquet")
     before, after = (Bundle.open(bundle, threads=1) for bundle in (champion, candidate))
     require_table(after, images, name=str(candidate))
-    if learned is None and before.manifest.lineage.get("images_sha256") == table_sha256(images):
+    if learned is None and is_made_of(before, images):
         learned = frozenset()  # one table, one split: its test lesions are the champion's as well
     if learned is None:
         return _refused("nobody knows which images the champion learned from: promote by hand")
@@ -246,10 +237,10 @@ def compare_with_champion(
         masks=[mask if has else None for mask, has in zip(masks, test["has_mask"], strict=True)],
         description="appearance",
     )
-    said = [
-        predictions_of(bundle, look_at_images(bundle.graph, packed, found, description=what), test)
-        for bundle, what in ((before, "champion"), (after, "candidate"))
-    ]
+    said = []
+    for bundle, what in ((before, "champion"), (after, "candidate")):
+        seen = look_at_images(bundle.graph, packed, found, description=what)
+        said.append(predictions_of(bundle.manifest, seen.probabilities, test))
     judged = judge(
         (said[0], [point for point, _ in shared]),
         (said[1], [other for _, other in shared if other]),

@@ -7,7 +7,7 @@ who the champion is, so that neither a kill nor a second writer can leave one ha
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -111,13 +111,10 @@ class Registry:
             RegistryError: a file of the history is damaged or missing.
         """
         found = []
-        for number, name in enumerate(self._names("history"), start=1):
-            path = self._root / "history" / name
-            with using(self._url, RegistryError):
-                content = self._files.cat_file(str(path))
+        for number, (path, values) in enumerate(self._numbered("history"), start=1):
             try:
-                promotion = Promotion(**json.loads(content))
-            except (ValueError, TypeError) as error:
+                promotion = Promotion(**values)
+            except TypeError as error:
                 raise RegistryError(f"{path}: damaged: {error}") from error
             if promotion.number != number or not _VERSION.fullmatch(promotion.version):
                 raise RegistryError(
@@ -193,16 +190,7 @@ class Registry:
 
     def comparisons(self) -> list[dict[str, Any]]:
         """Every comparison with a champion, the first first."""
-        found = []
-        for name in self._names("comparisons"):
-            path = self._root / "comparisons" / name
-            with using(self._url, RegistryError):
-                content = self._files.cat_file(str(path))
-            try:
-                found.append(json.loads(content))
-            except ValueError as error:
-                raise RegistryError(f"{path}: damaged: {error}") from error
-        return found
+        return [values for _, values in self._numbered("comparisons")]
 
     def rollback(self, *, reason: str) -> Promotion:
         """Make the champion before this one champion again, by a promotion; twice goes back by two.
@@ -239,6 +227,17 @@ class Registry:
                 return []
         names = sorted(PurePosixPath(path).name for path in found)
         return [name for name in names if _NUMBERED.fullmatch(name) or name.endswith(".zip")]
+
+    def _numbered(self, folder: str) -> Iterator[tuple[PurePosixPath, dict[str, Any]]]:
+        """What the numbered files of a folder hold, in order."""
+        for name in self._names(folder):
+            path = self._root / folder / name
+            with using(self._url, RegistryError):
+                content = self._files.cat_file(str(path))
+            try:
+                yield path, json.loads(content)
+            except ValueError as error:
+                raise RegistryError(f"{path}: damaged: {error}") from error
 
     def _create(self, path: PurePosixPath, content: bytes) -> bool:
         """Make a file, whole or not at all; False: there is one of that name already."""

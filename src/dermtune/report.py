@@ -1,14 +1,11 @@
 """The evaluation for people: figures, the headline numbers, and one HTML file that needs nothing else."""
 
-from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, StrictUndefined
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -29,6 +26,7 @@ from dermtune.metrics import (
     measure,
     negative_log_likelihood,
     pr_table,
+    predictions_of,
     reliability_table,
     resample,
     roc_table,
@@ -37,6 +35,7 @@ from dermtune.metrics import (
     specificity,
     top_label,
 )
+from dermtune.page import render_page
 from dermtune.shortcuts import measure_shortcuts
 from dermtune.subgroups import ATTRIBUTES, LEAST_LESIONS, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
@@ -152,13 +151,9 @@ def evaluation_of(
         rng: where they come from.
         prevalence: as `metrics.measure` takes it.
     """
-    names, probabilities = tuple(known.name for known in contract.classes), seen.probabilities
-    labels = np.array([names.index(label) for label in test["label"]], dtype=np.int64)
-    lesions = test["lesion_id"].to_numpy(dtype=object)
-    malignant = tuple(known.malignant for known in contract.classes)
-    together = test["group_id"].to_numpy(dtype=object)
-    named = contract.named(probabilities)
-    predictions = Predictions(names, probabilities, labels, named, lesions, malignant, together)
+    probabilities = seen.probabilities
+    predictions = predictions_of(contract, probabilities, test)
+    labels = predictions.labels
     shown = {"top label": top_label(probabilities, labels)}
     shown |= {point.target: predictions.of(point.target) for point in contract.operating_points}
     bootstrap: dict[str, Any] = {"draws": draws, "rng": rng}
@@ -421,56 +416,47 @@ def render(
         index=evaluation.predictions.classes, columns=["train", "val", "test"], fill_value=0
     )
     test = table[table["split"] == "test"]
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "interval": with_interval,
-        "percent": _percent,
-        "data_uri": _data_uri,
-        "flatten": flatten,
+    values = {
+        "notice": NOTICE,
+        "synthetic": bool((test["source"] == _SYNTHETIC).any()),
+        "sources": sorted({str(source) for source in test["source"].dropna()}),
+        "contract": evaluation.contract,
+        "targets": _target_titles(evaluation.contract),
+        "metrics": metrics,
+        "headline": headline(metrics),
+        "counts": counts.to_dict("index"),
+        "totals": counts.sum().to_dict(),
+        "lesions": table.groupby("split")["lesion_id"].nunique().to_dict(),
+        "lesions_of": test.groupby("label")["lesion_id"].nunique().to_dict(),
+        "least": LEAST_LESIONS,
+        "is_external": evaluation.is_external,
+        "tones": evaluation.tones,
+        "outlined": evaluation.outlined,
+        "answered": {name: _metric(one) for name, one in evaluation.answered.items()},
+        "alarms": alarms,
+        "copies": ingested.get("copies", 0),
+        "told": ingested.get("told", []),
+        "alike": _records(alike),
+        "draws": evaluation.draws,
+        "note": evaluation.note(),
+        "pngs": pngs,
+        "misses": misses,
+        "attributes": ATTRIBUTES,
+        "answer": _answer(evaluation, metrics),
+        "point": evaluation.subgroup_point,
+        "subgroups": _records(evaluation.subgroups),
+        "gaps": _records(gaps(evaluation.subgroups)) if len(evaluation.subgroups) else [],
+        "worst": worst_group(evaluation.subgroups) if len(evaluation.subgroups) else None,
+        "sets": _records(evaluation.sets),
+        "flagged": _records(evaluation.flagged),
+        "any_flag": ANY,
+        "uncalibrated": {name: _metric(one) for name, one in evaluation.uncalibrated.items()},
+        "quarantined": quarantined["reason"].value_counts().to_dict(),
+        "people": _people(table),
+        "shortcuts": _records(evaluation.shortcuts),
+        "looks": {name: _metric(one) for name, one in evaluation.looks.items()},
     }
-    template = environment.from_string(files("dermtune").joinpath("report.html").read_text(encoding="utf-8"))
-    return template.render(
-        notice=NOTICE,
-        synthetic=bool((test["source"] == _SYNTHETIC).any()),
-        sources=sorted({str(source) for source in test["source"].dropna()}),
-        contract=evaluation.contract,
-        targets=_target_titles(evaluation.contract),
-        metrics=metrics,
-        headline=headline(metrics),
-        counts=counts.to_dict("index"),
-        totals=counts.sum().to_dict(),
-        lesions=table.groupby("split")["lesion_id"].nunique().to_dict(),
-        lesions_of=test.groupby("label")["lesion_id"].nunique().to_dict(),
-        least=LEAST_LESIONS,
-        is_external=evaluation.is_external,
-        tones=evaluation.tones,
-        outlined=evaluation.outlined,
-        answered={name: _metric(one) for name, one in evaluation.answered.items()},
-        alarms=alarms,
-        copies=ingested.get("copies", 0),
-        told=ingested.get("told", []),
-        alike=_records(alike),
-        draws=evaluation.draws,
-        note=evaluation.note(),
-        pngs=pngs,
-        misses=misses,
-        attributes=ATTRIBUTES,
-        answer=_answer(evaluation, metrics),
-        point=evaluation.subgroup_point,
-        subgroups=_records(evaluation.subgroups),
-        gaps=_records(gaps(evaluation.subgroups)) if len(evaluation.subgroups) else [],
-        worst=worst_group(evaluation.subgroups) if len(evaluation.subgroups) else None,
-        sets=_records(evaluation.sets),
-        flagged=_records(evaluation.flagged),
-        any_flag=ANY,
-        uncalibrated={name: _metric(one) for name, one in evaluation.uncalibrated.items()},
-        quarantined=quarantined["reason"].value_counts().to_dict(),
-        people=_people(table),
-        shortcuts=_records(evaluation.shortcuts),
-        looks={name: _metric(one) for name, one in evaluation.looks.items()},
-    )
+    return render_page("report.html", values, interval=with_interval, percent=_percent, flatten=flatten)
 
 
 def _people(table: pd.DataFrame) -> dict[str, Any]:
@@ -569,7 +555,3 @@ def _metric(sampled: Sampled) -> dict[str, float | None]:
     found = estimate(sampled)
     numbers = {"value": found.value, "low": found.low, "high": found.high}
     return {name: None if number is None else round(number, 6) for name, number in numbers.items()}
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{b64encode(data).decode('ascii')}"

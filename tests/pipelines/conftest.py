@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pipelines  # noqa: F401 - sets Prefect's environment before Prefect is imported
+import psutil
 import pytest
 from prefect.testing.utilities import prefect_test_harness
 
@@ -32,6 +33,19 @@ METRICS = f"""\
  "threshold": {{"mel": 0.25}}, "sensitivity": {{"mel": {METRIC}}}, "specificity": {{"mel": {METRIC}}},
  "accuracy": {METRIC}, "brier": {METRIC}, "ece": {METRIC}}}
 """
+
+
+@pytest.fixture(scope="session")
+def has_ended() -> Callable[[int], bool]:
+    """Is a process gone, or a zombie that nobody has asked for?"""
+
+    def ask(pid: int) -> bool:
+        try:
+            return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # also where it ends while it is asked
+            return True
+
+    return ask
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 from pipelines import guard
 
+HasEnded = Callable[[int], bool]
 FAMILY = """\
 import os, subprocess, sys, time
 if sys.argv[2] == "stubborn":
@@ -25,12 +27,6 @@ time.sleep(600)
 """
 
 
-def running(pids: list[int]) -> list[int]:
-    return [
-        pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    ]
-
-
 def wait_for_pids(path: Path) -> list[int]:
     while not path.exists() or len(path.read_text().split()) < 2:
         time.sleep(0.05)
@@ -42,24 +38,24 @@ def guarded(tmp_path: Path, manner: str) -> list[str]:
 
 
 @pytest.mark.parametrize("manner", ["obedient", "stubborn"])
-def test_a_killed_flow_leaves_nothing_running(tmp_path: Path, manner: str) -> None:
+def test_a_killed_flow_leaves_nothing_running(tmp_path: Path, manner: str, has_ended: HasEnded) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, *guarded(tmp_path, manner)])
     family = wait_for_pids(tmp_path / "pids")
     (the_guard,) = psutil.Process(holder.pid).children()
     holder.kill()
     holder.wait()
     deadline = time.monotonic() + 10
-    while running([*family, the_guard.pid]) and time.monotonic() < deadline:
+    while not all(map(has_ended, [*family, the_guard.pid])):
+        assert time.monotonic() < deadline, "somebody outlived the flow"
         time.sleep(0.05)
-    assert running([*family, the_guard.pid]) == []
 
 
-def test_sigterm_to_the_guard_ends_all(tmp_path: Path) -> None:
+def test_sigterm_to_the_guard_ends_all(tmp_path: Path, has_ended: HasEnded) -> None:
     with subprocess.Popen(guarded(tmp_path, "obedient"), stdin=subprocess.PIPE) as process:
         family = wait_for_pids(tmp_path / "pids")
         process.terminate()
         assert process.wait(timeout=10) == 128 + signal.SIGTERM
-        assert running(family) == []
+        assert all(map(has_ended, family))
 
 
 def run(command: str) -> int:
@@ -74,6 +70,6 @@ def test_the_commands_own_exit_code_is_given(command: str, code: int) -> None:
     assert run(command) == code
 
 
-def test_what_a_command_leaves_behind_is_ended(tmp_path: Path) -> None:
+def test_what_a_command_leaves_behind_is_ended(tmp_path: Path, has_ended: HasEnded) -> None:
     assert run(f"sleep 600 & echo $! $! > {tmp_path / 'pids'}") == 0
-    assert running(wait_for_pids(tmp_path / "pids")) == []
+    assert all(map(has_ended, wait_for_pids(tmp_path / "pids")))

@@ -301,10 +301,6 @@ class Service:
         return found
 
 
-def has_ended(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 @pytest.fixture
 def service(clean: Path, tmp_path: Path) -> Iterator[Service]:
     project = tmp_path / "project"
@@ -338,7 +334,7 @@ def service(clean: Path, tmp_path: Path) -> Iterator[Service]:
 
 
 @pytest.mark.slow
-def test_nights_alone(service: Service) -> None:
+def test_nights_alone(service: Service, has_ended: Callable[[int], bool]) -> None:
     """Scheduled every few seconds: a kill, a first champion, nothing new, a cancelled run, a refusal."""
     project = service.project
     trained = (project / "dvc.lock").read_bytes()
@@ -353,7 +349,7 @@ def test_nights_alone(service: Service) -> None:
     (flow,) = service.worker.children()
     flow.kill()
     service.wait(lambda: "Crashed" in service.ended())
-    assert finetune is None or has_ended(finetune)
+    assert finetune is None or has_ended(finetune.pid)
     service.wait(lambda: "Promoted" in service.ended())
     assert (project / "dvc.lock").read_bytes() == trained, "what was resumed is what was trained at once"
     service.wait(lambda: "Unchanged" in service.ended())
@@ -364,7 +360,7 @@ def test_nights_alone(service: Service) -> None:
     ingest = service.wait(lambda: service.stage("ingest"))
     cancelled, asked = service.running(), time.monotonic()
     service.ask(f"flow_runs/{cancelled}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    service.wait(lambda: has_ended(ingest), seconds=10)
+    service.wait(lambda: has_ended(ingest.pid), seconds=10)
     assert time.monotonic() - asked < 10
     service.wait(lambda: "Cancelled" in service.ended())
 

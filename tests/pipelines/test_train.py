@@ -205,7 +205,7 @@ def test_the_command_ends_with_the_message_and_a_failing_exit_code(make_project:
 
 
 def test_sigterm_leaves_neither_stage_nor_temporary_server_behind(
-    make_project: MakeProject, tmp_path: Path
+    make_project: MakeProject, tmp_path: Path, has_ended: Callable[[int], bool]
 ) -> None:
     project = make_project(ENDLESS)
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
@@ -229,5 +229,5 @@ def test_sigterm_leaves_neither_stage_nor_temporary_server_behind(
     code = flow.wait(timeout=60)
 
     assert code == 128 + signal.SIGTERM
-    assert not [process for process in family if process.is_running() and process.status() != "zombie"]
+    assert all(has_ended(process.pid) for process in family)
     assert time.monotonic() - started < 20
