@@ -87,13 +87,38 @@ def check(params: Path) -> None:
 @cli.command()
 @_params
 @click.option("--splits", type=Folder, help="Splits to keep: what keep-splits wrote.")
+@click.option("--key", type=Folder, help="Key by which ids of patients are hashed; made where there is none.")
 @_out
-def ingest(params: Path, splits: Path | None, out: Path) -> None:
+def ingest(params: Path, splits: Path | None, key: Path | None, out: Path) -> None:
     """Stage 1: check, group, split and pack the source's images."""
     choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    stage(choices.ingest, seed=choices.seed, out=out, splits=splits)
+    stage(choices.ingest, seed=choices.seed, out=out, splits=splits, key=key)
+
+
+@cli.command("fetch")
+@click.argument("query")
+@click.option("--out", type=Folder, default="data/raw", show_default=True, help="Folder to fetch to.")
+@click.option("--limit", type=click.IntRange(min=1), help="At most so many images.")
+@click.option("--license", "licenses", multiple=True, help="A licence to allow, such as CC-BY; repeatable.")
+def fetch_archive(query: str, out: Path, limit: int | None, licenses: tuple[str, ...]) -> None:
+    """Fetch images of the ISIC Archive that a search finds, for `ingest.source: isic_archive`.
+
+    What is there already is not fetched again, so that a run that was broken off goes on.
+
+    \b
+    Example:
+      dermtune fetch 'diagnosis_3:"Melanoma, NOS"' --license CC-0 --license CC-BY
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    _require_training_side()
+    from dermtune.isic_archive import fetch
+
+    done = fetch(query, out, limit=limit, licenses=licenses)
+    click.echo(
+        f"{out}: {done.found} found, {done.downloaded} fetched, {done.already_there} there already,"
+        f" {done.left_out} left out by licence"
+    )
 
 
 @cli.command("keep-splits")

@@ -31,7 +31,7 @@ _PALE: Final = "#D1D5DB"
 DrawStyle: TypeAlias = Literal["default", "steps-post"]
 _DPI: Final = 120
 _SCORE: Final = "Score: the mean of macro AUROC and balanced accuracy on validation, at the best epoch."
-_styled = mpl.rc_context(
+styled = mpl.rc_context(
     {
         "font.family": "DejaVu Sans",  # comes with matplotlib, so every machine draws the same
         "font.size": 9,
@@ -89,7 +89,7 @@ class Distribution:
     """Is it a probability, of which small ones count as well?"""
 
 
-@_styled
+@styled
 def confusion_matrix(
     counts: NDArray[np.int64], titles: Sequence[str], recalls: Sequence[str], *, note: str
 ) -> Figure:
@@ -125,25 +125,25 @@ def confusion_matrix(
         side.spines[:].set_visible(False)
     axes.grid(visible=False)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion matrix: images, and share of the true class")
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def roc_curves(curves: Sequence[Curve], *, note: str) -> Figure:
     """ROC curves, a panel a class; the others lie behind it in grey."""
     title, xlabel, ylabel = "ROC: one class against the rest", "false positives, share", "found, share"
     return _panels(curves, title, xlabel, ylabel, note, drawstyle="default")
 
 
-@_styled
+@styled
 def pr_curves(curves: Sequence[Curve], *, note: str) -> Figure:
     """Precision-recall curves, a panel a class; the others lie behind it in grey."""
     title = "Precision and recall: one class against the rest"
     return _panels(curves, title, "recall", "precision", note, drawstyle="steps-post")
 
 
-@_styled
+@styled
 def reliability(panels: Sequence[tuple[Any, ...]], *, note: str) -> Figure:
     """Given probability against what was so, and how many images each bin holds.
 
@@ -184,11 +184,11 @@ def reliability(panels: Sequence[tuple[Any, ...]], *, note: str) -> Figure:
         bars = lower.bar(middle, table["n"], width=width * 0.92, color=BLUE, alpha=0.75)
         lower.bar_label(bars, fontsize=7, color="#374151", padding=1)
         lower.set(xlabel=what, ylabel="images", ylim=(0, table["n"].max() * 1.25))
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
     """Losses, validation scores and learning rate over the epochs.
 
@@ -231,11 +231,13 @@ def learning_curves(history: "pd.DataFrame", *, note: str = "") -> Figure:
     losses.legend(fontsize=8)
     scores.legend(fontsize=8, loc="lower right")
     epochs_run = f"{len(history)} epoch{'s' if len(history) > 1 else ''}"
-    _note(figure, note or f"{epochs_run}; the number stands at the epoch with the best mean of both scores.")
+    note_below(
+        figure, note or f"{epochs_run}; the number stands at the epoch with the best mean of both scores."
+    )
     return figure
 
 
-@_styled
+@styled
 def forest(table: "pd.DataFrame", *, metrics: Sequence[str], titles: Mapping[str, str], note: str) -> Figure:
     """Metrics with their intervals, group by group; a group too small to judge has none.
 
@@ -265,11 +267,11 @@ def forest(table: "pd.DataFrame", *, metrics: Sequence[str], titles: Mapping[str
     for label, (_, row) in zip(grid[0].get_yticklabels(), rows, strict=True):
         if row is None:
             label.set(weight="bold", color="#111827")
-    _note(figure, f"{note} No interval: too few lesions to judge.")
+    note_below(figure, f"{note} No interval: too few lesions to judge.")
     return figure
 
 
-@_styled
+@styled
 def risk_coverage(table: "pd.DataFrame", *, note: str) -> Figure:
     """Share that is wrong among the images that the model is surest of.
 
@@ -297,11 +299,11 @@ def risk_coverage(table: "pd.DataFrame", *, note: str) -> Figure:
         ylim=(0, None),
     )
     axes.legend(fontsize=8, loc="upper left")
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def trial_history(trials: "pd.DataFrame") -> Figure:
     """Score of each trial of a search, and the best so far.
 
@@ -320,11 +322,11 @@ def trial_history(trials: "pd.DataFrame") -> Figure:
     axes.set(title="Score of each trial", xlabel="trial; 0 is the recipe in use", ylabel="score")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.legend(fontsize=8, loc="best")
-    _note(figure, _SCORE)
+    note_below(figure, _SCORE)
     return figure
 
 
-@_styled
+@styled
 def parameter_importances(importances: Mapping[str, float]) -> Figure:
     """Share of the variance of the scores that each value explains, largest on top."""
     figure = Figure(figsize=(7.2, 1.2 + 0.4 * max(1, len(importances))), layout="constrained")
@@ -337,11 +339,13 @@ def parameter_importances(importances: Mapping[str, float]) -> Figure:
     if not importances:
         axes.set_yticks([])
         axes.text(0.5, 0.5, "too few trials ran to their end to tell", ha="center", transform=axes.transAxes)
-    _note(figure, "Functional ANOVA over the trials that ran to their end; of few trials it says little.")
+    note_below(
+        figure, "Functional ANOVA over the trials that ran to their end; of few trials it says little."
+    )
     return figure
 
 
-@_styled
+@styled
 def trial_coordinates(trials: "pd.DataFrame", logarithmic: Collection[str]) -> Figure:
     """The values of each trial, an axis a value, a line a trial; those that ran to their end are coloured.
 
@@ -373,11 +377,11 @@ def trial_coordinates(trials: "pd.DataFrame", logarithmic: Collection[str]) -> F
     for rank, row in enumerate(worst_first, start=1):
         color = mpl.colormaps["Blues"](0.25 + 0.75 * rank / len(worst_first))
         axes.plot(heights[row], color=color, linewidth=1.8)
-    _note(figure, f"{_SCORE} The darker, the better; grey: stopped early.")
+    note_below(figure, f"{_SCORE} The darker, the better; grey: stopped early.")
     return figure
 
 
-@_styled
+@styled
 def distributions(panels: Sequence[Distribution], *, note: str) -> Figure:
     """What is usual and what is so now, a panel a property; where they differ too much, the title says so."""
     columns = 3
@@ -408,11 +412,11 @@ def distributions(panels: Sequence[Distribution], *, note: str) -> Figure:
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     grid[0, 0].legend(fontsize=7.5)
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def named_shares(reference: Mapping[str, float], recent: Mapping[str, float], *, note: str) -> Figure:
     """Share of the images for which each class is named, in the reference and now."""
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
@@ -429,11 +433,11 @@ def named_shares(reference: Mapping[str, float], recent: Mapping[str, float], *,
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(visible=False, axis="x")
     axes.legend(fontsize=8)
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def daily(table: "pd.DataFrame", *, usual: float, note: str) -> Figure:
     """How many images each day brought, and on what share of them the model abstained.
 
@@ -456,11 +460,11 @@ def daily(table: "pd.DataFrame", *, usual: float, note: str) -> Figure:
     lower.set_xticks(places, list(table["day"]), rotation=30, ha="right", rotation_mode="anchor")
     for axes in (upper, lower):
         axes.grid(visible=False, axis="x")
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
-@_styled
+@styled
 def contact_sheet(
     rows: Sequence[Sequence[NDArray[np.uint8]]], row_titles: Sequence[str], title: str
 ) -> Figure:
@@ -491,7 +495,7 @@ def contact_sheet(
     return figure
 
 
-@_styled
+@styled
 def to_png(figure: Figure) -> bytes:
     """The figure as PNG; the same figure always gives the same bytes."""
     buffer = io.BytesIO()
@@ -523,7 +527,7 @@ def _panels(
         axes.set_xlabel(xlabel if last_of_its_column else "")
     for axes in grid[:, 0]:
         axes.set_ylabel(ylabel)
-    _note(figure, note)
+    note_below(figure, note)
     return figure
 
 
@@ -540,5 +544,6 @@ def _panel(axes: Axes, curves: Sequence[Curve], curve: Curve, drawstyle: DrawSty
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.03), box_aspect=1, xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
 
 
-def _note(figure: Figure, note: str) -> None:
+def note_below(figure: Figure, note: str) -> None:
+    """Write what n is below a figure, small."""
     figure.supxlabel(f"\n{note}", x=0.01, ha="left", fontsize=7.5, color=GREY)

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -12,16 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dermtune.appearance import pack_mask
+from dermtune.burned_text import has_text
 from dermtune.duplicates import make_print
 from dermtune.errors import SourceError
-from dermtune.labels import NAMES
+from dermtune.privacy import scrub
 from dermtune.sources import SourceImage
-from dermtune_bundle.decode import decode
+from dermtune_bundle.decode import count_pictures, decode
 from dermtune_bundle.errors import ImageError
 
 log = logging.getLogger(__name__)
 
 NO_FILE = "listed by the source, but there is no such file"
+REPEATED = "its id occurs twice"
+BY_CHOICE = "left out by params.yaml: "
+"""What a reason begins with where the file may well be sound."""
 _BLANK_STD = 2.0  # grey levels; the flattest real dermoscopic image that we saw has 9
 _ASPECT = 0.02  # by which a mask's shape may differ from its image's, after rescaling
 _IMAGE_ID = re.compile(r"[\w.-]{1,100}")
@@ -33,20 +37,25 @@ class CheckedImage:
     """A file that can be used."""
 
     data: bytes
-    """The original bytes."""
+    """The picture, with nothing in it but what its pixels need (`privacy.scrub`)."""
+    suffix: str
+    """Of `data`: `.jpg` or `.png`."""
     sha256: str
+    """Of the original file."""
     print: NDArray[np.uint8]
     """As `duplicates.make_print` gives it."""
     width: int
     height: int
+    colour: tuple[float, float, float]
+    """Mean red, green and blue, 0 to 255."""
+    has_text: bool
+    """As `burned_text.has_text` finds it."""
     mask: NDArray[np.uint8] | None = None
     """As `appearance.pack_mask` gives it; None: the source has none that can be used."""
 
 
 def check_image(image: SourceImage) -> CheckedImage | str:
     """Read and decode a file as the clinicians' side will; gives the reason where it cannot be used."""
-    if reason := _unusable_listing(image):
-        return reason
     try:
         data = image.content()
         pixels = decode(data, name=image.image_id)
@@ -54,11 +63,24 @@ def check_image(image: SourceImage) -> CheckedImage | str:
         return NO_FILE if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
     except ImageError as error:
         return str(error).removeprefix(f"{image.image_id}: ")
+    if (pictures := count_pictures(data)) > 1:
+        return f"holds {pictures} pictures, of which any may be meant"
     if float(pixels.std()) < _BLANK_STD:
         return "blank: all pixels have nearly the same colour"
     height, width = pixels.shape[:2]
-    mask = _read_mask(image, width, height)
-    return CheckedImage(data, hashlib.sha256(data).hexdigest(), make_print(pixels), width, height, mask)
+    kept, suffix = scrub(data, pixels)
+    red, green, blue = (float(round(mean, 2)) for mean in pixels.mean(axis=(0, 1)))
+    return CheckedImage(
+        data=kept,
+        suffix=suffix,
+        sha256=hashlib.sha256(data).hexdigest(),
+        print=make_print(pixels),
+        width=width,
+        height=height,
+        colour=(red, green, blue),
+        has_text=has_text(pixels),
+        mask=_read_mask(image, width, height),
+    )
 
 
 def _read_mask(image: SourceImage, width: int, height: int) -> NDArray[np.uint8] | None:
@@ -73,32 +95,63 @@ def _read_mask(image: SourceImage, width: int, height: int) -> NDArray[np.uint8]
     return pack_mask(pixels[..., 0] > 127) if is_same_view else None  # noqa: PLR2004 (the middle of a byte)
 
 
-def _unusable_listing(image: SourceImage) -> str | None:
+def check_listing(images: Sequence[SourceImage]) -> list[str | None]:
+    """Why images cannot be used, by what their source says of them; None: nothing is wrong so far.
+
+    An id that occurs again, or a lesion with several diagnoses, is nobody's to guess: where labels differ,
+    all images of it are set aside; of the same id and label, the first is kept.
+
+    Args:
+        images: labelled by classes; an empty label is none.
+    """
+    labels_of_lesion = _labels_by(images, [image.lesion_id for image in images])
+    labels_of_id = _labels_by(images, [image.image_id.casefold() for image in images])
+    first: dict[str, str] = {}
+    reasons = []
+    for image in images:
+        key = image.image_id.casefold()
+        reason = _reason(image, labels_of_id[key], labels_of_lesion[image.lesion_id])
+        if reason is None and key in first:
+            is_same = first[key] == image.image_id
+            reason = REPEATED if is_same else "its id differs from another's in case alone"
+        first.setdefault(key, image.image_id)
+        reasons.append(reason)
+    return reasons
+
+
+def _labels_by(images: Sequence[SourceImage], keys: Iterable[str]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for image, key in zip(images, keys, strict=True):
+        found.setdefault(key, set()).update({image.label} - {""})
+    return found
+
+
+def _reason(image: SourceImage, labels_of_id: set[str], labels_of_lesion: set[str]) -> str | None:
     if not _IMAGE_ID.fullmatch(image.image_id):
         return "its id has characters other than letters, digits, '.', '-' and '_', or over 100 of them"
     if not image.label:
         return "no label"
-    if image.label not in NAMES:
-        return f"its label {image.label!r:.40} is no class; map it by ingest.label_map"
     if not image.lesion_id:
         return "no lesion_id: nothing could keep its lesion out of another split"
+    if len(labels_of_id) > 1:
+        return f"its id occurs with several diagnoses: {', '.join(sorted(labels_of_id))}"
+    if len(labels_of_lesion) > 1:
+        return f"its lesion has several diagnoses: {', '.join(sorted(labels_of_lesion))}"
     return None
 
 
 def check_images(images: Sequence[SourceImage]) -> Iterator[CheckedImage | str]:
-    """`check_image` of every image, in order, on all cores; an id that came before is refused."""
-    seen: set[str] = set()
+    """`check_image` of every image, in order, on all cores."""
     # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            for image, checked in zip(batch, pool.map(check_image, batch, chunksize=8), strict=True):
-                yield "its id occurs twice" if image.image_id in seen else checked
-                seen.add(image.image_id)
+            yield from pool.map(check_image, images[start : start + _BATCH], chunksize=8)
 
 
 def refuse_bad_source(kept: int, quarantined: Sequence[Mapping[str, str]], *, allowed: float) -> None:
-    """Stop where too many of the files found are unusable; a listed file that is missing is a warning.
+    """Stop where too many of the files found are unusable.
+
+    A listed file that is missing is a warning; what is listed twice or left out by params.yaml is neither.
 
     Args:
         kept: how many images can be used.
@@ -108,12 +161,13 @@ def refuse_bad_source(kept: int, quarantined: Sequence[Mapping[str, str]], *, al
     Raises:
         SourceError: with the first five files and their reasons.
     """
-    missing = sum(row["reason"] == NO_FILE for row in quarantined)
-    unusable = len(quarantined) - missing
+    found = [row for row in quarantined if not row["reason"].startswith((BY_CHOICE, REPEATED))]
+    missing = sum(row["reason"] == NO_FILE for row in found)
+    unusable = len(found) - missing
     if missing:
         log.warning("%d listed images have no file: see quarantine.parquet", missing)
     if not kept or unusable > allowed * (unusable + kept):
-        shown = "; ".join(f"{row['path']}: {row['reason']}" for row in quarantined[:5])
+        shown = "; ".join(f"{row['path']}: {row['reason']}" for row in (found or quarantined)[:5])
         raise SourceError(
             f"{unusable} of {unusable + kept} files are unusable, and {missing} listed ones missing, more"
             f" than ingest.max_quarantine ({allowed}) allows: mend the source or raise it. First: {shown}"

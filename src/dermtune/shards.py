@@ -23,7 +23,7 @@ _BLOCK = tarfile.BLOCKSIZE
 
 
 class ImagePacker:
-    """Packs original files into `images-000.tar`, `images-001.tar`, …, each at most about 1 GiB.
+    """Packs files into `images-000.tar`, `images-001.tar`, …, each at most about 1 GiB.
 
     A plain tar is enough: any tool lists it, and a file lies in it whole, at a known offset.
     """
@@ -81,13 +81,13 @@ def places(table: pd.DataFrame) -> list[Place]:
 
 
 class PackedImages:
-    """Reads original files out of the tars of one folder."""
+    """Reads packed files out of the tars of one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, shard: str, offset: int, size: int) -> bytes:
-        """The original bytes of one file.
+        """The bytes of one file.
 
         Raises:
             DataError: the shard is missing, misnamed or shorter than the table says.
@@ -115,35 +115,47 @@ class ArrayWriter:
     Plain writes, no memory map: the pages of a map that was written count as this process's memory.
     """
 
-    def __init__(self, path: Path, file: BinaryIO, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    def __init__(self, path: Path, file: BinaryIO, shape: tuple[int | None, ...], dtype: DTypeLike) -> None:
         self._path, self._file = path, file
-        self._shape, self._dtype = shape, np.dtype(dtype)
+        self._rows_expected, self._shape, self._dtype = shape[0], shape[1:], np.dtype(dtype)
         self._rows = 0
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(file, header)
+        self._write_header(shape[0] or 0)
+
+    def _write_header(self, rows: int) -> None:
+        """Numpy leaves room in it for any number of rows, so that it may be written over."""
+        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, header)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Write the next rows, (n, …) of the array's own type."""
-        if rows.dtype != self._dtype or rows.shape[1:] != self._shape[1:]:
+        if rows.dtype != self._dtype or rows.shape[1:] != self._shape:
             raise ValueError(
-                f"{self._path}: expected {self._dtype} {self._shape[1:]}, got {rows.dtype} {rows.shape[1:]}"
+                f"{self._path}: expected {self._dtype} {self._shape}, got {rows.dtype} {rows.shape[1:]}"
             )
         self._file.write(np.ascontiguousarray(rows).data)
         self._rows += len(rows)
 
     def finish(self) -> None:
-        """Make sure that every row was written."""
-        if self._rows != self._shape[0]:
-            raise ValueError(f"{self._path}: {self._rows} rows written of {self._shape[0]}")
+        """Make sure that every row was written, or say how many they are."""
+        if self._rows_expected is None:
+            self._file.seek(0)
+            self._write_header(self._rows)
+        elif self._rows != self._rows_expected:
+            raise ValueError(f"{self._path}: {self._rows} rows written of {self._rows_expected}")
 
 
 @contextmanager
-def create_array(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[ArrayWriter]:
-    """A .npy file to be written row by row, which takes its name only when the block ends well."""
-    with atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            writer = ArrayWriter(path, file, shape, dtype)
-            yield writer
+def create_array(path: Path, shape: tuple[int | None, ...], dtype: DTypeLike) -> Iterator[ArrayWriter]:
+    """A .npy file to be written row by row, which takes its name only when the block ends well.
+
+    Args:
+        path: the file.
+        shape: None for the number of rows: as many as will be written.
+        dtype: of the array.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        writer = ArrayWriter(path, file, shape, dtype)
+        yield writer
         writer.finish()
 
 

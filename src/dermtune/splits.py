@@ -1,25 +1,55 @@
 """Group images that must not part, and split the groups by class; a lesion stays where it once was."""
 
 import csv
+import hashlib
 import re
 import warnings
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.model_selection import StratifiedGroupKFold
 
+from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.table import SPLITS
 from dermtune_bundle.files import atomic_path
 
 _HEADER = ("sha256", "split")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_DECADES = 10  # years
+
+
+class SplitConfig(Config):
+    """Shares of the lesions (of the patients, where known), the same for each class."""
+
+    train: Annotated[float, Field(gt=0, lt=1)]
+    val: Annotated[float, Field(gt=0, lt=1)]
+    test: Annotated[float, Field(gt=0, lt=1)]
+    assign: Literal["shares", "hash"]
+    """`shares`: each class by exactly these; `hash`: by the lesion's id alone, so that none ever moves,
+    though the shares are only about these."""
+    stratify: list[Literal["site", "age"]]
+    """With `shares`, spread evenly over these as well."""
+    official: bool
+    """Does the source's own split count, where it has one?"""
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        if abs(self.train + self.val + self.test - 1) > 1e-6:  # noqa: PLR2004 (rounding)
+            raise ValueError("train, val and test must sum to 1")
+        return self
+
+    @property
+    def shares(self) -> tuple[float, float, float]:
+        """Of train, val and test."""
+        return self.train, self.val, self.test
 
 
 def join_groups(*keys: Sequence[Hashable | None]) -> NDArray[np.int64]:
@@ -61,6 +91,8 @@ def split_groups(
     shares: Sequence[float],
     rng: np.random.Generator,
     kept: Sequence[str | None] | None = None,
+    closed: Collection[str] = (),
+    strata: Sequence[str] | None = None,
 ) -> NDArray[np.str_]:
     """Split whole groups into train, val and test, each class by the same shares.
 
@@ -74,6 +106,8 @@ def split_groups(
         shares: of train, val and test; they sum to one.
         rng: draws the order of the groups.
         kept: N splits that were given before; None: a new image.
+        closed: splits that no new image comes to.
+        strata: N keys over which each class is spread evenly.
 
     Returns:
         (N,) split of each image.
@@ -94,15 +128,45 @@ def split_groups(
         members = rng.permutation(np.flatnonzero(of_class & (split_of_group == "")))
         there = np.array([(split_of_group[of_class] == split).sum() for split in SPLITS])
         wanted = np.maximum(_allocate(int(of_class.sum()), shares, str(name)) - there, 0)
-        bounds = np.cumsum(_share_out(len(members), wanted))[:-1]
-        for split, part in zip(SPLITS, np.split(members, bounds), strict=True):
-            split_of_group[part] = split
+        wanted[[split in closed for split in SPLITS]] = 0
+        counts = _share_out(len(members), wanted if wanted.any() else np.array([1, 0, 0]))
+        if strata is None:
+            split_of_group[members] = np.repeat(SPLITS, counts)
+        else:
+            stratum = np.asarray(strata)[rarest_first][np.searchsorted(group[rarest_first], members)]
+            split_of_group[members[np.argsort(stratum, kind="stable")]] = _interleaved(counts)
         if lacking := set(SPLITS) - set(split_of_group[of_class]):
             raise DataError(
                 f"class {str(name)!r}: the splits that are kept leave it no lesion of"
-                f" {', '.join(sorted(lacking))}; add images, or remove some of its lines from that file"
+                f" {', '.join(sorted(lacking))}; add images, remove some of its lines from that file, or set"
+                " ingest.split.official: false"
             )
     return split_of_group[group]
+
+
+def _interleaved(counts: NDArray[np.int64]) -> list[str]:
+    """So many of each split, evenly spaced: any part of the row has about the same shares."""
+    due = [((place + 0.5) / count, split) for count, split in zip(counts, SPLITS, strict=True)
+           for place in range(count)]  # fmt: skip
+    return [split for _, split in sorted(due)]
+
+
+def hash_groups(
+    groups: NDArray[np.int64], keys: Sequence[str], *, shares: Sequence[float]
+) -> NDArray[np.str_]:
+    """Split whole groups by the least hash of their keys alone: what else there is changes nothing.
+
+    Args:
+        groups: (N,) group of each image.
+        keys: N names, such as a source and a lesion.
+        shares: of train, val and test, which are met about.
+
+    Returns:
+        (N,) split of each image.
+    """
+    hashed = [int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") for key in keys]
+    least = pd.Series(hashed).groupby(np.asarray(groups)).transform("min").to_numpy() / 2**48
+    return np.array(SPLITS)[np.searchsorted(np.cumsum(shares)[:-1], least, side="right")]
 
 
 def _allocate(count: int, shares: Sequence[float], name: str) -> NDArray[np.int64]:
@@ -127,23 +191,63 @@ def assign_splits(
     table: pd.DataFrame,
     *,
     copies: Sequence[Hashable],
-    shares: Sequence[float],
-    rng: np.random.Generator,
+    config: SplitConfig,
+    seed: int,
     kept: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Fill in `group_id` and `split`: images of one lesion, patient, file or photograph stay together.
 
+    Where the source has a test split of its own, no other image comes to it; where it has no validation
+    split, that is taken from its training images.
+
     Args:
-        table: with lesion_id, patient_id, sha256 and label.
+        table: with lesion_id, patient_id, sha256, label and `given`, the source's own split, which goes.
         copies: N keys; images that share one are copies of one photograph.
-        shares: of train, val and test.
-        rng: draws the order of the groups.
+        config: the shares, and what else counts.
+        seed: draws the order of the groups.
         kept: splits that were given before, by SHA-256 of the image.
+
+    Raises:
+        DataError: as `split_groups`.
     """
     groups = group_images(table, copies)
-    before = [(kept or {}).get(str(sha256)) for sha256 in table["sha256"]]
-    split = split_groups(groups, table["label"].tolist(), shares=shares, rng=rng, kept=before)
-    return table.assign(group_id=group_names(groups), split=split)
+    given = [str(split) if config.official and pd.notna(split) else None for split in table["given"]]
+    closed = {split for split in given if split} & {"val", "test"}
+    if "test" in closed and "val" not in closed:
+        given = [None if split == "train" else split for split in given]
+    before = [
+        (kept or {}).get(str(sha256)) or split for sha256, split in zip(table["sha256"], given, strict=True)
+    ]
+    labels = table["label"].tolist()
+    if config.assign == "hash":
+        keys = (table["source"] + "/" + table["lesion_id"] + f"/{seed}").tolist()
+        hashed = hash_groups(groups, keys, shares=_open(config.shares, closed)).tolist()
+        # A group may be kept in part: all of it goes where that part is.
+        held = pd.Series(groups).isin(groups[[split is not None for split in before]])
+        before = [
+            split or (None if is_held else one)
+            for split, is_held, one in zip(before, held, hashed, strict=True)
+        ]
+    strata = None
+    if config.stratify:
+        decades = table.assign(age=table["age"] // _DECADES)[[*config.stratify]].astype("string").fillna("")
+        strata = decades.agg("/".join, axis=1).tolist()
+    split = split_groups(
+        groups,
+        labels,
+        shares=config.shares,
+        rng=np.random.default_rng(seed),
+        kept=before,
+        closed=closed,
+        strata=strata,
+    )
+    return table.drop(columns="given").assign(group_id=group_names(groups), split=split)
+
+
+def _open(shares: Sequence[float], closed: Collection[str]) -> list[float]:
+    """The shares of the splits that new images come to."""
+    left = [0.0 if split in closed else share for split, share in zip(SPLITS, shares, strict=True)]
+    return [share / sum(left) for share in left]
 
 
 def read_splits(path: Path) -> dict[str, str]:

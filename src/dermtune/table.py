@@ -15,7 +15,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 COLUMNS = {
     "image_id": "string",
     "lesion_id": "string",
-    "patient_id": "string",
+    "patient_id": "string",  # a keyed hash of the source's
     "group_id": "string",  # images that share it never part in a split
     "label": "string",
     "split": "string",
@@ -24,13 +24,19 @@ COLUMNS = {
     "site": "string",
     "dx_type": "string",
     "skin_tone": "string",  # Fitzpatrick's type, where the source gives it
+    "license": "string",
+    "attribution": "string",
     "has_mask": "boolean",  # is its row of masks.npy the source's outline of the lesion?
+    "has_text": "boolean",  # letters burned into the picture: a person should look
+    "red": "float64",  # mean of the image, 0 to 255
+    "green": "float64",
+    "blue": "float64",
     "source": "string",
     "path": "string",  # relative to the source's root; for people
     "sha256": "string",  # of the original file's bytes
     "width": "int64",
     "height": "int64",
-    "shard": "string",  # the tar that holds the original bytes, from `offset`, `size` bytes long
+    "shard": "string",  # the tar that holds the image, without metadata, from `offset`, `size` bytes long
     "offset": "int64",
     "size": "int64",
 }
@@ -44,6 +50,9 @@ SOURCE_COLUMNS = (
     "site",
     "dx_type",
     "skin_tone",
+    "license",
+    "attribution",
+    "source",
     "path",
 )
 _REQUIRED = ("image_id", "lesion_id", "group_id", "label", "split", "shard")

@@ -132,7 +132,7 @@ def count_pictures(data: bytes) -> int:
     try:
         with quiet:
             if dicom.is_dicom(data):
-                return dicom.count_frames(data)
+                return 1 if dicom.is_deflated(data) else dicom.count_frames(data)
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 return int(getattr(image, "n_frames", 1)) if image.format != "MPO" else 1
     except Exception:  # noqa: BLE001 (what decode could read has one at least)

@@ -30,7 +30,7 @@ for _logger in map(logging.getLogger, ("pydicom", "highdicom")):
     _logger.addHandler(logging.NullHandler())
 
 _ROWS: Final = 256
-_DEFLATED: Final = "1.2.840.10008.1.2.1.99"  # the whole file packed: its size is known only once unpacked
+_DEFLATED: Final = b"1.2.840.10008.1.2.1.99"  # a transfer syntax
 
 
 def is_dicom(data: bytes) -> bool:
@@ -38,8 +38,13 @@ def is_dicom(data: bytes) -> bool:
     return data[128:132] == b"DICM"
 
 
+def is_deflated(data: bytes) -> bool:
+    """Is a DICOM file packed as a whole? pydicom unpacks all of it, however large, to read its header."""
+    return _DEFLATED in data
+
+
 def count_frames(data: bytes) -> int:
-    """How many images a DICOM file holds."""
+    """How many images a DICOM file holds that is not deflated."""
     from pydicom import dcmread
 
     found = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=["NumberOfFrames"])
@@ -67,8 +72,7 @@ def decode_dicom(data: bytes, *, require_size: Callable[[int, int], None]) -> tu
     from pydicom.pixels.processing import apply_color_lut, apply_voi_lut
     from pydicom.pixels.utils import pixel_array
 
-    meta = dcmread(io.BytesIO(data), stop_before_pixels=True, specific_tags=[]).file_meta
-    if meta.get("TransferSyntaxUID") == _DEFLATED:
+    if is_deflated(data):
         raise ImageError("DICOM deflated as a whole, which is not read; save it in another transfer syntax")
     dataset = dcmread(io.BytesIO(data))
     kind = dataset.get("SOPClassUID", "")

@@ -4,11 +4,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dermtune.errors import DataError
-from dermtune.splits import assign_folds, join_groups, join_pairs, keep_splits, read_splits, split_groups
+from dermtune.splits import (
+    SplitConfig,
+    assign_folds,
+    assign_splits,
+    join_groups,
+    join_pairs,
+    keep_splits,
+    read_splits,
+    split_groups,
+)
 from dermtune.table import SPLITS
 
 SHARES = (0.70, 0.15, 0.15)
@@ -174,3 +183,79 @@ def test_a_damaged_file_of_splits_is_refused(tmp_path: Path, content: str, messa
     path.write_text(content, encoding="latin-1")
     with pytest.raises(DataError, match=re.escape(f"{path}: {message}")):
         read_splits(path)
+
+
+def images(sizes: list[int], *, given: list[str | None] | None = None) -> pd.DataFrame:
+    """Lesions of so many images each, of three classes, on two sites."""
+    lesion = np.repeat(np.arange(len(sizes)), sizes)
+    return pd.DataFrame(
+        {
+            "source": "x",
+            "lesion_id": [f"L{number}" for number in lesion],
+            "patient_id": None,
+            "sha256": [f"{number:064x}" for number in range(len(lesion))],
+            "label": [("nv", "mel", "bcc")[number % 3] for number in lesion],
+            "site": np.where(lesion // 3 % 2, "back", "face"),
+            "age": lesion % 80,
+            "given": [None] * len(lesion) if given is None else [given[number] for number in lesion],
+        }
+    )
+
+
+def choices(**changes: object) -> SplitConfig:
+    known = {"train": 0.7, "val": 0.15, "test": 0.15, "assign": "shares", "stratify": [], "official": True}
+    return SplitConfig.model_validate(known | changes)
+
+
+def assigned(table: pd.DataFrame, seed: int = 1, **changes: object) -> pd.DataFrame:
+    return assign_splits(table, copies=range(len(table)), config=choices(**changes), seed=seed)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(300, 400), st.integers(0, 60), st.integers(1, 4), st.integers(0, 2**32 - 1))
+def test_by_hash_no_lesion_ever_moves_without_any_file(
+    lesions: int, more: int, views: int, seed: int
+) -> None:
+    before = assigned(images([2] * lesions), seed, assign="hash")
+    after = assigned(
+        images([2 + views] * lesions + [1] * more).sample(frac=1, random_state=1), seed, assign="hash"
+    )
+    sides = [table.groupby("lesion_id")["split"].unique().map(list) for table in (before, after)]
+    assert sides[1].map(len).max() == 1
+    assert sides[0].equals(sides[1][sides[0].index])
+
+
+def test_by_hash_the_shares_are_about_those_asked_for() -> None:
+    shares = assigned(images([1] * 3000), assign="hash")["split"].value_counts(normalize=True)
+    assert [abs(shares[side] - share) < 0.02 for side, share in zip(SPLITS, SHARES, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_a_split_is_spread_evenly_where_asked() -> None:
+    table = assigned(images([1] * 240), stratify=["site", "age"])
+    by_site = pd.crosstab([table["label"], table["site"]], table["split"])
+    assert (by_site.max(axis=0) - by_site.min(axis=0)).max() <= 2
+    by_age = pd.crosstab(table["age"] // 10, table["split"], normalize="index")
+    assert by_age["train"].between(0.5, 0.9).all()
+
+
+@pytest.mark.parametrize("assign", ["shares", "hash"])
+def test_the_sources_own_split_is_kept(assign: str) -> None:
+    own = ["test" if number % 5 == 0 else "train" for number in range(200)]
+    table = assigned(images([2] * 200, given=own), assign=assign)
+    lesion = table["lesion_id"].str[1:].astype(int)
+    assert set(table["split"][lesion % 5 == 0]) == {"test"}
+    assert set(table["split"][lesion % 5 != 0]) == {"train", "val"}
+    three = [("train", "val", "test")[number // 3 % 3] for number in range(200)]
+    table = assigned(images([1] * 200, given=three), assign=assign)
+    assert table["split"].tolist() == three
+    ignored = assigned(images([1] * 200, given=three), assign=assign, official=False)
+    assert ignored["split"].equals(assigned(images([1] * 200), assign=assign)["split"])
+
+
+def test_images_beside_an_official_test_split_come_to_the_others() -> None:
+    own = ["test" if number < 12 else None for number in range(120)]
+    table = assigned(images([1] * 120, given=own))
+    assert (table["split"] == "test").sum() == 12
+    assert (table["split"] == "val").sum() > 10

@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -144,8 +145,13 @@ def test_another_kind_of_dicom_is_named_and_refused() -> None:
 def test_a_file_deflated_as_a_whole_is_refused_unread() -> None:
     made = dataset(np.zeros((4000, 4000, 3), np.uint8))
     made.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    packed = file_of(made)
+    tracemalloc.start()
     with pytest.raises(ImageError, match="x: DICOM deflated as a whole"):
-        decode(file_of(made), name="x")
+        decode(packed, name="x")
+    assert count_pictures(packed) == 1
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20, "its 48 MB were unpacked"
+    tracemalloc.stop()
 
 
 def test_a_compression_that_is_not_read_is_named() -> None:

@@ -7,6 +7,8 @@ packing are ingest's work and the same for all sources.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dermtune.table import Split
+
 
 @dataclass(frozen=True)
 class SourceImage:
@@ -15,9 +17,9 @@ class SourceImage:
     image_id: str
     """Unique within the source."""
     lesion_id: str
-    """Images of one lesion share it; they never part in a split."""
+    """Images of one lesion share it; they never part in a split. Unique within the source."""
     label: str
-    """The source's own class, in dermtune's short names where one exists (dermtune.labels)."""
+    """The source's own word for the diagnosis (dermtune.labels knows many); empty: none."""
     path: str
     """Where the file is, relative to the source's root; a name for people and error messages."""
     content: Callable[[], bytes]
@@ -25,7 +27,7 @@ class SourceImage:
     patient_id: str | None = None
     """Images of one patient share it, where the source knows."""
     age: float | None = None
-    """In years."""
+    """In years, as the source says; ingest takes impossible ones for unknown."""
     sex: str | None = None
     """`female` or `male`, where known."""
     site: str | None = None
@@ -36,3 +38,11 @@ class SourceImage:
     """Fitzpatrick's type, `I` to `VI`, where the source gives it."""
     mask: Callable[[], bytes] | None = None
     """Gives an image file of the same view, light where the lesion is; where the source has one."""
+    split: Split | None = None
+    """The source's own split, where it has one."""
+    license: str | None = None
+    """Under which the image may be used, such as `CC-BY-NC`."""
+    attribution: str | None = None
+    """Whom to name."""
+    source: str = ""
+    """Which source it is of; `list_images` says it."""

@@ -1,67 +1,98 @@
-"""HAM10000 (Tschandl et al. 2018, doi 10.1038/sdata.2018.161): official folders, or `images` and `masks`."""
+"""HAM10000 (Tschandl et al. 2018): as Harvard Dataverse gives it, or as ISIC 2018's task 3 does.
 
-import csv
-import io
-import re
-from functools import partial
+Folders and their .zip files count alike. Dataverse's table names lesions, ages and sites; ISIC's marks one of
+seven columns, and has a second table of which images show the same lesion.
+"""
+
 from pathlib import Path
 
 from dermtune.errors import SourceError
 from dermtune.sources import SourceImage
+from dermtune.sources.files import SourceFiles
+from dermtune.sources.isic import confirmed_by, one_hot, read_table, unlisted
+from dermtune.sources.rows import Row, known, number, sex
+from dermtune.table import Split
 
-_TABLES = ("HAM10000_metadata.csv", "HAM10000_metadata.tab", "HAM10000_metadata")
-_FOLDERS = ("images", "HAM10000_images_part_1", "HAM10000_images_part_2")
-_MASKS = ("masks", "HAM10000_segmentations_lesion_tschandl")
-_NUMBER = re.compile(r"[0-9]{1,3}(\.[0-9]+)?")
-_COLUMNS = ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization")
+LICENSE = "CC-BY-NC-4.0"  # doi 10.7910/DVN/DBW86T, terms of use
+ATTRIBUTION = "Tschandl, Rosendahl & Kittler 2018, doi 10.1038/sdata.2018.161"
+
+_TABLES: dict[Split, tuple[str, ...]] = {
+    "train": (
+        "HAM10000_metadata.csv",
+        "HAM10000_metadata.tab",
+        "HAM10000_metadata",
+        "ISIC2018_Task3_Training_GroundTruth.csv",
+    ),
+    "val": ("ISIC2018_Task3_Validation_GroundTruth.csv",),
+    "test": ("ISIC2018_Task3_Test_GroundTruth.csv", "ISIC2018_Task3_Test_GroundTruth.tab"),
+}
+_GROUPS = "ISIC2018_Task3_*LesionGroupings.csv"
+_FOLDERS = ("images", "HAM10000_images_part_1", "HAM10000_images_part_2", "ISIC2018_Task3_Training_Input")
+_COLUMNS: dict[Split, tuple[str, ...]] = {
+    "train": ("lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"),
+    "val": ("image_id", "dx"),
+    "test": ("image_id", "dx"),
+}
+_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
 def ham10000(root: Path) -> list[SourceImage]:
-    """List HAM10000's images: the rows of its table, then any image that the table lacks.
+    """List HAM10000's images: the rows of its tables, then any image that they lack.
+
+    Where images of the official test set are there, the official split is given.
 
     Raises:
-        SourceError: the table or the image folders are missing, or the table lacks a column.
+        SourceError: the table or the images are missing, or a table lacks a column.
     """
-    table = next((root / name for name in _TABLES if (root / name).is_file()), None)
-    if table is None:
-        raise SourceError(f"{root}: no {_TABLES[0]}; set ingest.path to HAM10000's folder")
-    files = {path.stem: path for name in _FOLDERS for path in sorted((root / name).glob("*.[jJ][pP][gG]"))}
-    if not files:
+    files = SourceFiles(root)
+    tables = {split: files.find(*names) for split, names in _TABLES.items()}
+    if tables["train"] is None:
+        raise SourceError(
+            f"{root}: no {_TABLES['train'][0]}; set ingest.path to HAM10000's folder, or ISIC 2018 task 3's"
+        )
+    if not files.images():
         raise SourceError(f"{root}: no .jpg in {', '.join(_FOLDERS)}")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-        # Harvard Dataverse gives the table as .tab too
-        delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
-        reader = csv.DictReader(io.StringIO(text), delimiter=delimiter, restval="")
-        if lacking := [name for name in _COLUMNS if name not in (reader.fieldnames or [])]:
-            raise SourceError(f"{table}: no column {', '.join(lacking)}")
-        rows = [_image(root, row, files) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SourceError(f"{table}: not a readable table: {error}") from error
-    listed = {image.image_id for image in rows}
-    return rows + [_unlisted(root, path) for stem, path in files.items() if stem not in listed]
+    parts = {split: _rows(files, name, _COLUMNS[split]) for split, name in tables.items() if name}
+    has_test = any(files.image(row["image_id"]) for row in parts.get("test", []))
+    rows = [_image(files, row, split if has_test else None) for split, part in parts.items() for row in part]
+    return rows + unlisted(files, rows, license=LICENSE, attribution=ATTRIBUTION)
 
 
-def _image(root: Path, row: dict[str, str], files: dict[str, Path]) -> SourceImage:
+def _rows(files: SourceFiles, name: str, required: tuple[str, ...]) -> list[Row]:
+    """A table's rows with Dataverse's columns, whichever it has."""
+    if any("image" in row for row in read_table(files, name, ())[:1]):
+        groups = files.find(_GROUPS)
+        grouped = {row["image"]: row for row in read_table(files, groups, ("image",))} if groups else {}
+        rows = read_table(files, name, ("image", *_CLASSES))
+        return [_as_dataverse(row, grouped.get(row["image"], {})) for row in rows]
+    return read_table(files, name, required)
+
+
+def _as_dataverse(row: Row, group: Row) -> Row:
+    return {
+        "lesion_id": group.get("lesion_id", ""),
+        "image_id": row["image"],
+        "dx": one_hot(row, _CLASSES),
+        "dx_type": group.get("diagnosis_confirm_type", ""),
+    }
+
+
+def _image(files: SourceFiles, row: Row, split: Split | None) -> SourceImage:
     image_id = row["image_id"]
-    path = files.get(image_id, root / _FOLDERS[0] / f"{Path(image_id).name}.jpg")
-    masks = (root / name / f"{Path(image_id).name}_segmentation.png" for name in _MASKS)
-    mask = next((one for one in masks if one.is_file()), None)
+    name = files.image(image_id)
+    mask = files.image(f"{image_id}_segmentation.png")
     return SourceImage(
         image_id=image_id,
-        lesion_id=row["lesion_id"],
+        lesion_id=known(row.get("lesion_id")) or image_id,
         label=row["dx"],
-        path=path.relative_to(root).as_posix(),
-        content=partial(Path.read_bytes, path),
-        age=float(row["age"]) if _NUMBER.fullmatch(row["age"]) else None,
-        sex=row["sex"] if row["sex"] in {"female", "male"} else None,
-        site=row["localization"] if row["localization"] not in {"", "unknown"} else None,
-        dx_type=row["dx_type"] or None,
-        mask=partial(Path.read_bytes, mask) if mask else None,
-    )
-
-
-def _unlisted(root: Path, path: Path) -> SourceImage:
-    return SourceImage(
-        path.stem, path.stem, "", path.relative_to(root).as_posix(), partial(Path.read_bytes, path)
+        path=name or f"{image_id}.jpg",
+        content=files.content(name),
+        age=number(row.get("age")),
+        sex=sex(row.get("sex")),
+        site=known(row.get("localization")),
+        dx_type=confirmed_by(row.get("dx_type")),
+        mask=files.content(mask) if mask else None,
+        split=split,
+        license=LICENSE,
+        attribution=ATTRIBUTION,
     )

@@ -93,19 +93,21 @@ def evaluate_bundle(
         DataError: a class is none of the bundle's, or the bundle was trained on this very source.
     """
     opened = Bundle.open(bundle, threads=1)
-    if opened.manifest.lineage.get("source") == source.source:
+    learned = set(str(opened.manifest.lineage.get("source")).split(", "))
+    if known := sorted(learned & {source.source, *source.parts}):
         raise DataError(
-            f"{bundle}: trained on images of {source.source}; it would look better on them than it is. Its"
+            f"{bundle}: trained on images of {', '.join(known)}; it would look better on them than it is. Its"
             " figures on those that it has not seen are in its model card"
         )
     with TemporaryDirectory() as folder:
         images = Path(folder)
-        table, prints, masks, quarantined = read_source(source, seed=seed, out=images)
-        copies = join_pairs(len(table), ((pair.first, pair.second) for pair in find_duplicates(prints)))
+        table, quarantined = read_source(source, seed=seed, out=images)
+        table = table.drop(columns="given")
+        pairs = find_duplicates(open_array(images / PRINTS, rows=len(table)))
+        copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
         groups = group_names(group_images(table, copies.tolist()))
         table = check_table(table.assign(split="test", group_id=groups))
         log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
-        reasons = pd.DataFrame(quarantined, columns=["image_id", "path", "reason"])
         sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()
         _measure(
             config,
@@ -113,8 +115,8 @@ def evaluate_bundle(
             opened.manifest,
             table,
             images=images,
-            masks=masks,
-            quarantined=reasons,
+            masks=open_array(images / MASKS, rows=len(table)),
+            quarantined=quarantined,
             known=None,
             seed=seed,
             sha256=sha256,

@@ -3,68 +3,83 @@
 Every image that the source lists ends in exactly one of images.parquet and quarantine.parquet.
 """
 
+import hashlib
 import json
 import logging
-from dataclasses import replace
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
 from dermtune.appearance import MASKS, NO_MASK
+from dermtune.choice import choose
 from dermtune.config import Config
-from dermtune.duplicates import find_duplicates
-from dermtune.errors import ConfigError
-from dermtune.labels import lesion_class, require_class
+from dermtune.croissant import croissant
+from dermtune.data_card import balance
+from dermtune.duplicates import SIDE, Pair, find_duplicates
+from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
 from dermtune.metadata import metadata_aurocs, suspicious
+from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
-from dermtune.quality import check_images, refuse_bad_source
-from dermtune.shards import ImagePacker, PackedImages, create_array, places
+from dermtune.quality import (
+    BY_CHOICE,
+    NO_FILE,
+    CheckedImage,
+    check_images,
+    check_listing,
+    refuse_bad_source,
+)
+from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, places
 from dermtune.sources import SourceImage
-from dermtune.sources.listing import SourceName, list_images
-from dermtune.splits import assign_splits, join_pairs, read_splits
-from dermtune.table import SOURCE_COLUMNS, write_table
-from dermtune_bundle.decode import resize
+from dermtune.sources.listing import PartName, SourceName, list_images
+from dermtune.splits import SplitConfig, assign_splits, join_pairs, read_splits
+from dermtune.table import SOURCE_COLUMNS, SPLITS, read_table, write_table
+from dermtune_bundle.decode import decode, resize
+from dermtune_bundle.errors import ImageError
 from dermtune_bundle.files import atomic_path
+from dermtune_bundle.pictures import to_jpeg
 
 log = logging.getLogger(__name__)
 
-_PER_CLASS, _THUMBNAIL = 8, 112  # images, pixels
-
-
-class SplitConfig(Config):
-    """Shares of the lesions (of the patients, where known), the same for each class."""
-
-    train: Annotated[float, Field(gt=0, lt=1)]
-    val: Annotated[float, Field(gt=0, lt=1)]
-    test: Annotated[float, Field(gt=0, lt=1)]
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Self:
-        if abs(self.train + self.val + self.test - 1) > 1e-6:  # noqa: PLR2004 (rounding)
-            raise ValueError("train, val and test must sum to 1")
-        return self
+_PER_CLASS, _PER_REASON, _THUMBNAIL = 8, 6, 112  # images, images, pixels
+_OLDEST = 120  # years
 
 
 class IngestConfig(Config):
-    """Where the images come from and how they are split."""
+    """Where the images come from, what they are taken for and how they are split."""
 
     source: SourceName
     path: str
     """The source's folder; it may lie outside the project."""
     synthetic_lesions: Annotated[int, Field(ge=40)]
+    parts: dict[PartName, str]
+    """Of source `several`: which sources there are, and the folder below `path` that holds each."""
+    columns: dict[str, str]
+    """Of source `listed`: from a field, such as lesion_id, to the column of the table that holds it."""
+    classes: Task
+    """The classes to tell apart; `as_labelled`: those that the labels mean."""
     label_map: dict[str, Annotated[str, AfterValidator(require_class)]]
-    """From a source's label to the task's class; labels not named stay as they are."""
+    """From a source's label to a class, where it is not the one that dermtune.labels knows."""
+    unmapped: Literal["error", "drop"]
+    """What becomes of an image whose label means none of the classes."""
+    licenses: list[str]
+    """Licences of images to use, such as CC-BY; none: all images."""
     max_quarantine: Annotated[float, Field(ge=0, le=1)]
     """Largest share of the files found that may be unusable before ingest stops."""
     split: SplitConfig
 
 
-def ingest(config: IngestConfig, *, seed: int, out: Path, splits: Path | None = None) -> None:
+def ingest(
+    config: IngestConfig, *, seed: int, out: Path, splits: Path | None = None, key: Path | None = None
+) -> None:
     """Check, group, split and pack a source's images.
 
     Args:
@@ -72,110 +87,221 @@ def ingest(config: IngestConfig, *, seed: int, out: Path, splits: Path | None = 
         seed: of the split.
         out: the folder to write.
         splits: file of `keep_splits`: its images, and what belongs to their lesions, stay where they are.
+        key: file of the key by which ids of patients are hashed, made where there is none; None: a key that
+            is drawn and forgotten.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
-        ConfigError: `label_map` names a label that the source lacks.
-        DataError: a class has too few lesions to be split, or `splits` is damaged.
+        ConfigError: `label_map` names a label that the source lacks, or a label means none of the classes.
+        DataError: a class has too few lesions to be split, or `splits` or `key` is damaged.
     """
-    from dermtune.figures import contact_sheet, write_figure
-
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
-    table, prints, masks, quarantined = read_source(config, seed=seed, out=out)
-    pairs = find_duplicates(prints)
-    with create_array(out / PRINTS, prints.shape, "uint8") as array:
-        array.append(prints)
-    with create_array(out / MASKS, masks.shape, "uint8") as array:
-        array.append(masks)
-    shares = (config.split.train, config.split.val, config.split.test)
+    table, quarantined = read_source(config, seed=seed, out=out, key=key)
+    pairs = find_duplicates(open_array(out / PRINTS, rows=len(table)))
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
-    rng = np.random.default_rng(seed)
-    table = assign_splits(table, copies=copies.tolist(), shares=shares, rng=rng, kept=kept)
+    is_official = config.split.official and bool(table["given"].notna().any())
+    table = assign_splits(table, copies=copies.tolist(), config=config.split, seed=seed, kept=kept)
     if pairs:
         first, second = (table["image_id"][row] for row in pairs[0][:2])
         log.info("%d pairs of copies are kept together, such as %s and %s", len(pairs), first, second)
     write_table(table, out / "images.parquet")
-    told = metadata_aurocs(table)
-    with atomic_path(out / "metadata.csv") as temporary:
-        told.to_csv(temporary, index=False, float_format="%.4f")
-    for row in suspicious(told).itertuples():
-        message = "warning: %s alone tells %s (AUROC %.3f)"
-        log.warning(message, row.meaning, row.told, row.highest)
-    with atomic_path(out / "quarantine.parquet") as temporary:
-        columns = ["image_id", "path", "reason"]
-        pd.DataFrame(quarantined, columns=columns).astype("string").to_parquet(temporary, index=False)
-    counts = {
-        split: rows["label"].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")
-    }
-    read = len(table) + len(quarantined)
-    summary = {"read": read, "kept": len(table), "quarantined": len(quarantined), "images": counts}
-    summary |= {"copies": len(pairs), "masks": int(table["has_mask"].sum())}
-    with atomic_path(out / "summary.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    sheet = contact_sheet(*_examples(table, out), "Ingested images, one lesion each, by class")
-    write_figure(sheet, out / "contact_sheet.png")
-    log.info("%d images listed: %d kept, %d set aside", read, len(table), len(quarantined))
+    described = _describe(config, table, quarantined, pairs)
+    _write_tables(out, table, quarantined, described)
+    _write_pages(out, quarantined, described, pairs, shares=None if is_official else config.split.shares)
+    log.info(
+        "%d images listed: %d kept, %d set aside",
+        *(described[name] for name in ("read", "kept", "quarantined")),
+    )
 
 
 def read_source(
-    config: IngestConfig, *, seed: int, out: Path
-) -> tuple[pd.DataFrame, NDArray[np.uint8], NDArray[np.uint8], list[dict[str, str]]]:
-    """Check and pack a source's images.
+    config: IngestConfig, *, seed: int, out: Path, key: Path | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Check and pack a source's images, with their prints and masks, into a folder.
 
     Returns:
-        Their table, without splits, prints and masks (N, …), and what was set aside.
+        Their table, without groups and splits but with the source's own (`given`), and what was set aside:
+        `image_id, path, reason, thumbnail` (JPEG, of the first of each reason that show something).
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
-        ConfigError: `label_map` names a label that the source lacks.
+        ConfigError: `label_map` names a label that the source lacks, or a label means none of the classes.
+        DataError: `key` is damaged.
     """
     listed = list_images(
-        config.source, Path(config.path), synthetic_lesions=config.synthetic_lesions, seed=seed
+        config.source,
+        Path(config.path),
+        parts=config.parts,
+        columns=config.columns,
+        lesions=config.synthetic_lesions,
+        seed=seed,
     )
-    kept, prints, masks, quarantined = _check_and_pack(map_labels(listed, config.label_map), out)
-    refuse_bad_source(len(kept), quarantined, allowed=config.max_quarantine)
-    table = pd.DataFrame(kept).assign(source=config.source)
-    return table, np.stack(prints), np.stack(masks), quarantined
+    images, left_out = choose(
+        listed,
+        classes=config.classes,
+        label_map=config.label_map,
+        drops=config.unmapped == "drop",
+        licenses=config.licenses,
+    )
+    reasons = [chosen or found for chosen, found in zip(left_out, check_listing(images), strict=True)]
+    table, quarantined = _check_and_pack(images, reasons, out, _key(config, key))
+    refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
+    ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
+    if ages.any():
+        log.warning("warning: %d ages outside 0 to %d are taken as unknown", ages.sum(), _OLDEST)
+    table["age"] = table["age"].mask(ages)
+    table.attrs["implausible_ages"] = int(ages.sum())
+    aside = pd.DataFrame(quarantined, columns=["image_id", "path", "reason"]).astype("string")
+    return table, aside.assign(thumbnail=pd.Series(_thumbnails(images, quarantined), dtype=object))
 
 
-def map_labels(images: list[SourceImage], label_map: dict[str, str]) -> list[SourceImage]:
-    """Give images the task's classes.
-
-    Raises:
-        ConfigError: `label_map` names a label that no image has, such as a misspelt one.
-    """
-    labels = {image.label for image in images}
-    if unknown := sorted(set(label_map) - labels):
-        raise ConfigError(
-            f"ingest.label_map: the source has no label {', '.join(map(repr, unknown))}; its labels are"
-            f" {', '.join(sorted(labels - {''}))}"
-        )
-    return [replace(image, label=label_map.get(image.label, image.label)) for image in images]
+def _key(config: IngestConfig, key: Path | None) -> bytes:
+    if config.source == "synthetic":
+        return b"nobody's"
+    return read_key(key) if key else secrets.token_bytes(32)
 
 
 def _check_and_pack(
-    images: list[SourceImage], out: Path
-) -> tuple[list[dict[str, Any]], list[NDArray[np.uint8]], list[NDArray[np.uint8]], list[dict[str, str]]]:
-    kept, prints, masks, quarantined = [], [], [], []
-    checks = progress(check_images(images), "ingest", len(images))
-    with ImagePacker(out) as packer:
-        for image, checked in zip(images, checks, strict=True):
+    images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes
+) -> tuple[pd.DataFrame, list[dict[str, str]]]:
+    usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+    checks = progress(check_images(usable), "ingest", len(usable))
+    rows, quarantined = [], []
+    with (
+        ImagePacker(out) as packer,
+        create_array(out / PRINTS, (None, SIDE, SIDE), "uint8") as prints,
+        create_array(out / MASKS, (None, *NO_MASK.shape), "uint8") as masks,
+    ):
+        for image, reason in zip(images, reasons, strict=True):
+            checked = reason or next(checks)
             if isinstance(checked, str):
                 quarantined.append({"image_id": image.image_id, "path": image.path, "reason": checked})
                 continue
-            shard, offset, size = packer.add(image.image_id + Path(image.path).suffix, checked.data)
-            row = {column: getattr(image, column) for column in SOURCE_COLUMNS}
-            row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height}
-            row |= {"shard": shard, "offset": offset, "size": size, "has_mask": checked.mask is not None}
-            kept.append(row)
-            prints.append(checked.print)
-            masks.append(NO_MASK if checked.mask is None else checked.mask)
-    return kept, prints, masks, quarantined
+            place = packer.add(image.image_id + checked.suffix, checked.data)
+            prints.append(checked.print[None])
+            masks.append((NO_MASK if checked.mask is None else checked.mask)[None])
+            rows.append(_row(image, checked, place, key))
+    return pd.DataFrame(rows), quarantined
 
 
-def _examples(table: pd.DataFrame, folder: Path) -> tuple[list[list[NDArray[np.uint8]]], list[str]]:
-    packed = PackedImages(folder)
+def _row(
+    image: SourceImage, checked: CheckedImage, place: tuple[str, int, int], key: bytes
+) -> dict[str, Any]:
+    row = {column: getattr(image, column) for column in SOURCE_COLUMNS}
+    if image.patient_id is not None:
+        row["patient_id"] = pseudonym(key, source=image.source, patient_id=image.patient_id)
+    row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height, "given": image.split}
+    row |= dict(zip(("shard", "offset", "size"), place, strict=True))
+    row |= dict(zip(("red", "green", "blue"), checked.colour, strict=True))
+    return row | {"has_text": checked.has_text, "has_mask": checked.mask is not None}
+
+
+def _thumbnails(
+    images: Sequence[SourceImage], quarantined: Sequence[Mapping[str, str]]
+) -> list[bytes | None]:
+    """Of the first few of each reason; None where a file shows nothing."""
+    by_id = {(image.image_id, image.path): image for image in images}
+    shown: Counter[str] = Counter()
+    thumbnails: list[bytes | None] = []
+    for row in quarantined:
+        image = by_id[row["image_id"], row["path"]]
+        thumbnails.append(None)
+        if row["reason"] != NO_FILE and shown[row["reason"]] < _PER_REASON:
+            with suppress(OSError, ImageError):
+                pixels = decode(image.content(), name=image.image_id)
+                thumbnails[-1] = to_jpeg(resize(pixels, _THUMBNAIL))
+                shown[row["reason"]] += 1
+    return thumbnails
+
+
+def _describe(
+    config: IngestConfig, table: pd.DataFrame, quarantined: pd.DataFrame, pairs: Sequence[Pair]
+) -> dict[str, Any]:
+    """What summary.json holds: nothing is lost, for `read` is `kept` and `quarantined`."""
+    counts = {
+        split: rows["label"].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")
+    }
+    return {
+        "source": config.source,
+        "read": len(table) + len(quarantined),
+        "kept": len(table),
+        "quarantined": len(quarantined),
+        "dropped": int(quarantined["reason"].str.startswith(BY_CHOICE).sum()),
+        "images": counts,
+        "copies": len(pairs),
+        "masks": int(table["has_mask"].sum()),
+        "with_text": int(table["has_text"].sum()),
+        "implausible_ages": table.attrs["implausible_ages"],
+    }
+
+
+def _write_tables(
+    out: Path, table: pd.DataFrame, quarantined: pd.DataFrame, described: Mapping[str, Any]
+) -> None:
+    told = metadata_aurocs(table)
+    for row in suspicious(told).itertuples():
+        message = "warning: %s alone tells %s (AUROC %.3f)"
+        log.warning(message, row.meaning, row.told, row.highest)
+    for name, rows in {"metadata": told, "splits_by_class": balance(table)}.items():
+        with atomic_path(out / f"{name}.csv") as temporary:
+            rows.to_csv(temporary, index=False, float_format="%.4f")
+    with atomic_path(out / "quarantine.parquet") as temporary:
+        quarantined.to_parquet(temporary, index=False)
+    shards = {str(name): _sized(out / str(name)) for name in table["shard"].unique()}
+    croissant_json = croissant(
+        table,
+        described,
+        table_file=_sized(out / "images.parquet"),
+        shards=shards,
+        name=f"dermtune {described['source']}",
+    )
+    for name, values in {"summary": described, "croissant": croissant_json}.items():
+        with atomic_path(out / f"{name}.json") as temporary:
+            text = json.dumps(values, indent=2, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _sized(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_pages(
+    out: Path,
+    quarantined: pd.DataFrame,
+    described: Mapping[str, Any],
+    pairs: Sequence[Pair],
+    *,
+    shares: tuple[float, ...] | None,
+) -> None:
+    from dermtune.data_card import SHOWN_FLAGGED, copies_to_show, draw_figures, render_data_card
+    from dermtune.figures import contact_sheet, to_png, write_figure
+
+    table = read_table(out / "images.parquet")
+    packed, where = PackedImages(out), places(table)
+
+    def look(row: int) -> bytes:
+        return to_jpeg(resize(packed.decode(where[row]), _THUMBNAIL))
+
+    wanted = None if shares is None else dict(zip(map(str, SPLITS), shares, strict=True))
+    flagged = np.flatnonzero(table["has_text"])[:SHOWN_FLAGGED]
+    card = render_data_card(
+        table,
+        quarantined,
+        described,
+        pngs={name: to_png(figure) for name, figure in draw_figures(table, wanted=wanted).items()},
+        pairs=copies_to_show(pairs, table, look),
+        wanted=wanted,
+        flagged={str(table["image_id"][row]): look(int(row)) for row in flagged},
+    )
+    with atomic_path(out / "data_card.html") as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    sheet = contact_sheet(*_examples(table, packed), "Ingested images, one lesion each, by class")
+    write_figure(sheet, out / "contact_sheet.png")
+
+
+def _examples(table: pd.DataFrame, packed: PackedImages) -> tuple[list[list[NDArray[np.uint8]]], list[str]]:
     rows = {
         lesion_class(str(label)).title: [
             resize(packed.decode(place), _THUMBNAIL)

@@ -14,8 +14,9 @@ from dermtune.appearance import NO_MASK
 from dermtune.duplicates import make_print
 from dermtune.errors import DataError
 from dermtune.shards import ImagePacker
+from dermtune.splits import SplitConfig
 from dermtune.stages.evaluate import EvaluateConfig, evaluate, evaluate_bundle
-from dermtune.stages.ingest import IngestConfig, SplitConfig
+from dermtune.stages.ingest import IngestConfig
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.errors import ImageError
@@ -272,12 +273,17 @@ def make_source(folder: Path, labels: list[str]) -> IngestConfig:
         Image.fromarray(pixels).save(folder / f"images/I{number}.jpg")
         rows.append(f"L{number // 2},I{number},{label},histo,{30 + number},female,back")
     (folder / "HAM10000_metadata.csv").write_text("\n".join(rows) + "\n")
-    split = SplitConfig(train=0.6, val=0.2, test=0.2)
+    split = SplitConfig(train=0.6, val=0.2, test=0.2, assign="shares", stratify=[], official=True)
     return IngestConfig(
         source="ham10000",
         path=str(folder),
         synthetic_lesions=40,
+        parts={},
+        columns={},
+        classes="as_labelled",
         label_map={},
+        unmapped="error",
+        licenses=[],
         max_quarantine=0.1,
         split=split,
     )

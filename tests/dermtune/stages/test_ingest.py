@@ -13,7 +13,8 @@ from dermtune.appearance import MASKS, unpack_mask
 from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
 from dermtune.shards import PackedImages, open_array
-from dermtune.stages.ingest import IngestConfig, SplitConfig, ingest
+from dermtune.splits import SplitConfig
+from dermtune.stages.ingest import IngestConfig, ingest
 from dermtune.table import read_table
 
 
@@ -134,12 +135,15 @@ def test_the_same_source_and_seed_give_the_same_bytes(params: Params, tmp_path: 
     names = sorted(path.name for path in outs[0].iterdir())
     assert names == [
         "contact_sheet.png",
+        "croissant.json",
+        "data_card.html",
         "images-000.tar",
         "images.parquet",
         "masks.npy",
         "metadata.csv",
         "prints.npy",
         "quarantine.parquet",
+        "splits_by_class.csv",
         "summary.json",
     ]
     for name in names:
@@ -189,4 +193,98 @@ def test_a_class_with_too_few_lesions_is_refused_by_name(params: Params, tmp_pat
 
 def test_shares_must_sum_to_one() -> None:
     with pytest.raises(ValidationError, match="must sum to 1"):
-        SplitConfig(train=0.7, val=0.2, test=0.2)
+        SplitConfig(train=0.7, val=0.2, test=0.2, assign="shares", stratify=[], official=True)
+
+
+def write_listed(
+    folder: Path, rows: list[str], header: str = "image_id,lesion_id,patient_id,label,age"
+) -> None:
+    """A table and an image a row, of noise."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(rows))
+    for row in rows:
+        picture = Image.fromarray(rng.integers(0, 255, (36, 48, 3), dtype=np.uint8))
+        exif = Image.Exif()
+        exif[0x010F], exif[0x013B] = "Camera of Erika Mustermann", "Dr. Erika Mustermann"
+        picture.save(folder / f"{row.split(',')[0]}.jpg", exif=exif, comment=b"Erika Mustermann")
+    (folder / "labels.csv").write_text("\n".join([header, *rows]) + "\n")
+
+
+def of_two_classes(count: int) -> list[str]:
+    return [f"I{n},L{n},Erika-{n // 2},{('melanoma', 'nevus')[n // 2 % 2]},{40 + n}" for n in range(count)]
+
+
+def test_who_a_patient_is_stays_outside(params: Params, tmp_path: Path) -> None:
+    source, key = tmp_path / "source", tmp_path / "patients.key"
+    write_listed(source, of_two_classes(40))
+    outs = [tmp_path / name for name in ("first", "second", "third")]
+    for out, used in zip(outs, (key, key, None), strict=True):
+        ingest(config(params, source, source="listed"), seed=1, out=out, key=used)
+    tables = [read_table(out / "images.parquet") for out in outs]
+    assert tables[0]["patient_id"].equals(tables[1]["patient_id"])
+    assert not tables[0]["patient_id"].isin(tables[2]["patient_id"]).any()
+    assert tables[0]["patient_id"].nunique() == 20
+    assert tables[0].groupby("patient_id")["split"].nunique().max() == 1
+    for path in outs[0].iterdir():
+        assert b"Erika" not in path.read_bytes(), path.name
+    assert (source / "I0.jpg").read_bytes().count(b"Erika") >= 3
+
+
+def test_what_is_odd_in_a_row_is_counted_and_set_aside(
+    params: Params, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    rows = of_two_classes(40)
+    rows[0] = rows[0].replace(",40", ",999")
+    rows += ["i3,L90,P90,nevus,40", "I91,L2,P1,melanoma,40", "I92,L92,P92,wart,40", "../I93,L93,P93,nevus,40"]
+    write_listed(source, rows[:-1])
+    (source / "labels.csv").write_text((source / "labels.csv").read_text() + rows[-1] + "\n")
+    (tmp_path / "I93.jpg").write_bytes((source / "I5.jpg").read_bytes())
+    changes = {"source": "listed", "unmapped": "drop", "max_quarantine": 0.5}
+    ingest(config(params, source, **changes), seed=1, out=out)
+    table, aside = read_table(out / "images.parquet"), pd.read_parquet(out / "quarantine.parquet")
+    reasons = dict(zip(aside["image_id"], aside["reason"], strict=True))
+    assert reasons["i3"] == "its id differs from another's in case alone"
+    assert reasons["I91"] == reasons["I2"] == "its lesion has several diagnoses: mel, nv"
+    assert reasons["I92"] == "left out by params.yaml: its label 'wart' is none of the classes"
+    assert len(reasons) == 5
+    assert aside["thumbnail"].notna().sum() == 4
+    assert pd.isna(table.set_index("image_id")["age"]["I0"])
+    assert "1 ages outside 0 to 120 are taken as unknown" in caplog.text
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["read"], summary["kept"], summary["dropped"]) == (44, 39, 1)
+
+
+def test_several_sources_are_one_table_and_their_copies_one_group(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_ham10000(source / "ham")
+    write_listed(source / "clinic", of_two_classes(40))
+    copy = source / "ham/HAM10000_images_part_1/ISIC_0000000.jpg"
+    (source / "clinic/I0.jpg").write_bytes(copy.read_bytes())
+    changes = {"source": "several", "parts": {"ham10000": "ham", "listed": "clinic"}}
+    ingest(config(params, source, **changes), seed=1, out=out)
+    table = read_table(out / "images.parquet").set_index("image_id")
+    assert table["source"].value_counts().to_dict() == {"ham10000": 120, "listed": 40}
+    assert table["group_id"]["I0"] == table["group_id"]["ISIC_0000000"]
+    assert set(table["license"].dropna()) == {"CC-BY-NC-4.0"}
+
+
+def test_the_sources_own_split_counts_if_it_is_asked(params: Params, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    rows = [
+        f"{row},{('train', 'train', 'valid', 'test')[n // 4 % 4]}" for n, row in enumerate(of_two_classes(96))
+    ]
+    write_listed(source, rows, "image_id,lesion_id,patient_id,label,age,split")
+    ingest(config(params, source, source="listed"), seed=1, out=tmp_path / "own")
+    table = read_table(tmp_path / "own/images.parquet")
+    number = table["image_id"].str[1:].astype(int)
+    assert table["split"].tolist() == [("train", "train", "val", "test")[n // 4 % 4] for n in number]
+
+
+def test_pages_describe_what_was_ingested(ingested: Path) -> None:
+    card = (ingested / "data_card.html").read_text()
+    assert "<script" not in card
+    described = json.loads((ingested / "croissant.json").read_text())
+    assert described["@type"] == "sc:Dataset"
+    balance = pd.read_csv(ingested / "splits_by_class.csv")
+    assert balance["images"].sum() == len(read_table(ingested / "images.parquet"))

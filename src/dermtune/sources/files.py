@@ -1,0 +1,160 @@
+"""The files of a source, by name: those of its folder, and those inside its .zip files.
+
+A name that a table gives is looked up among these names and never opened as a path, so that no table can
+lead out of the folder. Nothing is unpacked.
+"""
+
+import errno
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatch
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from zipfile import BadZipFile, ZipFile
+
+from dermtune.errors import SourceError
+from dermtune_bundle.decode import MAX_BYTES, SUFFIXES
+
+_OUTSIDE = "a link that leads out of the source's folder"
+
+
+class SourceFiles:
+    """The files below a folder; of `images.zip`, its members as `images.zip/…`."""
+
+    def __init__(self, root: Path) -> None:
+        """List them.
+
+        Raises:
+            SourceError: there is no such folder, or a .zip in it is damaged.
+        """
+        if not root.is_dir():
+            raise SourceError(f"{root}: no such folder; set ingest.path to the source's folder")
+        self.root = root
+        self._files = {_nfc(name): read for name, read in sorted(_walk(root))}
+        self._stems: dict[str, str] | None = None
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Names relative to the root, with `/`, sorted."""
+        return [*self._files]
+
+    def find(self, *patterns: str) -> str | None:
+        """The first file whose last part, or whole name, is like a pattern (case does not count); None: none.
+
+        Earlier patterns go before later ones.
+        """
+        for pattern in patterns:
+            for name in self._files:
+                if any(fnmatch(part.casefold(), pattern.casefold()) for part in (_base(name), name)):
+                    return name
+        return None
+
+    def require(self, *patterns: str) -> str:
+        """As `find`.
+
+        Raises:
+            SourceError: there is none.
+        """
+        found = self.find(*patterns)
+        if found is None:
+            raise SourceError(
+                f"{self.root}: no {' or '.join(patterns)} here; set ingest.path to the source's folder"
+            )
+        return found
+
+    def images(self) -> list[str]:
+        """Names of the files that are images by their suffix."""
+        return [name for name in self._files if PurePosixPath(name).suffix.lower() in SUFFIXES]
+
+    def image(self, image_id: str) -> str | None:
+        """The name of the image file called so, with or without its suffix and folders; None: none."""
+        if self._stems is None:
+            images = self.images()
+            self._stems = {_base(name): name for name in images}
+            self._stems |= {PurePosixPath(name).stem: name for name in images}
+        wanted = _nfc(image_id)
+        return wanted if wanted in self._files else self._stems.get(wanted)
+
+    def content(self, name: str | None) -> Callable[[], bytes]:
+        """What reads a file, picklable; of a name that is not here, what raises FileNotFoundError."""
+        return self._files.get(name or "", partial(_missing, name or ""))
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file.
+
+        Raises:
+            SourceError: it cannot be read.
+        """
+        try:
+            return self.content(name)()
+        except OSError as error:
+            raise SourceError(f"{self.root / name}: {error.strerror or error}") from error
+
+
+def _walk(root: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
+    for folder, folders, names in os.walk(root):
+        folders[:] = [one for one in folders if not _is_hidden(one)]
+        for name in names:
+            if _is_hidden(name):
+                continue
+            path = Path(folder, name)
+            relative = path.relative_to(root).as_posix()
+            if path.suffix.lower() == ".zip":
+                yield from ((f"{relative}/{member}", read) for member, read in _members(path))
+            else:
+                yield relative, partial(_read, root, path)
+
+
+def _members(path: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
+    try:
+        with ZipFile(path) as opened:
+            members = opened.infolist()
+    except (OSError, BadZipFile, ValueError) as error:
+        raise SourceError(f"{path}: not a .zip that can be read: {error}; download it again") from error
+    for one in members:
+        parts = set(PurePosixPath(one.filename).parts) - {".."}
+        if not one.is_dir() and not any(map(_is_hidden, parts)):
+            yield one.filename, partial(_read_member, path, one.filename)
+
+
+def _read(root: Path, path: Path) -> bytes:
+    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+        raise PermissionError(errno.EPERM, _OUTSIDE)
+    if path.stat().st_size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def _read_member(path: Path, name: str) -> bytes:
+    try:
+        opened = _open(path)
+        if opened.getinfo(name).file_size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
+        return opened.read(name)
+    except (BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+        raise OSError(errno.EIO, f"damaged in {path.name}") from error
+
+
+@lru_cache(maxsize=16)
+def _open(path: Path) -> ZipFile:
+    """Opened once a process: to read the list of a large .zip takes longer than an image."""
+    return ZipFile(path)
+
+
+def _missing(name: str) -> bytes:
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+
+
+def _is_hidden(name: str) -> bool:
+    """What operating systems leave beside files."""
+    return name.startswith((".", "__MACOSX"))
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _nfc(name: str) -> str:
+    """One spelling of names that look alike: macOS keeps accents apart from their letters."""
+    return unicodedata.normalize("NFC", name)

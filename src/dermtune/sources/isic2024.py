@@ -1,0 +1,155 @@
+"""ISIC 2024, SLICE-3D (Kurtansky et al. 2024, doi 10.1038/s41597-024-03743-w).
+
+Its images are crops of 3D photographs of the whole body, as by a phone, and not dermoscopic. Kaggle gives
+one table, and the images both as HDF5 and as files; the challenge's own page gives three tables and a .zip.
+"""
+
+import csv
+import errno
+import io
+from functools import lru_cache, partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from dermtune.errors import SourceError
+from dermtune.sources import SourceImage
+from dermtune.sources.files import SourceFiles
+from dermtune.sources.isic import most_specific, unlisted
+from dermtune.sources.rows import Row, known, number, read_rows, sex
+from dermtune_bundle.decode import MAX_BYTES
+
+_KAGGLE = "train-metadata.csv"
+_TRUTH = "ISIC_2024*Training_GroundTruth.csv"
+_OTHERS = ("ISIC_2024*Training_Supplement.csv", "metadata.csv")
+_IMAGES = "train-image.hdf5"
+_COLUMNS = frozenset(
+    {
+        *("isic_id", "target", "malignant", "patient_id", "lesion_id", "age_approx", "sex"),
+        *("anatom_site_general", "iddx_1", "iddx_2", "iddx_3", "iddx_4", "iddx_5"),
+        *("copyright_license", "attribution"),
+    }
+)
+_FIRST: dict[float | None, str] = {1.0: "Malignant", 0.0: "Benign"}
+_BYTE_ORDER_MARK = "\xef\xbb\xbf"  # UTF-8's, read as Latin-1
+
+
+def isic2024(root: Path) -> list[SourceImage]:
+    """List SLICE-3D's images: the rows of its table, then any image that it lacks.
+
+    Raises:
+        SourceError: the table is missing or lacks a column, or the HDF5 file cannot be read.
+    """
+    files = SourceFiles(root)
+    table = _rows(files)
+    packed = _packed(files)
+    inside = _members(files.root / packed) if packed else {}
+    images = [_image(files, row, packed if row["isic_id"] in inside else None) for row in table]
+    named = {row["isic_id"] for row in table}
+    images += [_image(files, {"isic_id": name}, packed) for name in inside if name not in named]
+    return images + unlisted(files, images)
+
+
+def _rows(files: SourceFiles) -> list[Row]:
+    if kaggle := files.find(_KAGGLE):
+        return _read(files, kaggle, "target")
+    truth = files.find(_TRUTH)
+    if truth is None:
+        raise SourceError(
+            f"{files.root}: no {_KAGGLE} or ISIC_2024_Training_GroundTruth.csv here; set ingest.path to the"
+            " source's folder"
+        )
+    rows = {row["isic_id"]: row for row in _read(files, truth, "malignant")}
+    for other in filter(None, map(files.find, _OTHERS)):
+        for row in _read(files, other):
+            if row["isic_id"] in rows:
+                rows[row["isic_id"]] |= row
+    return [*rows.values()]
+
+
+def _read(files: SourceFiles, name: str, *required: str) -> list[Row]:
+    cut = _cut(files.read(name))
+    return read_rows(cut, name=str(files.root / name), required=("isic_id", *required))
+
+
+def _cut(table: bytes) -> bytes:
+    """The columns that are of use: 400,000 rows of all 55 would take gigabytes."""
+    # Latin-1 gives every byte back as it was, whatever the encoding
+    lines = csv.reader(io.TextIOWrapper(io.BytesIO(table), "latin-1", newline=""))
+    try:
+        header = next(lines, [])
+        places = [at for at, cell in enumerate(header) if cell.removeprefix(_BYTE_ORDER_MARK) in _COLUMNS]
+        if not places:
+            return table
+        cut = io.StringIO()
+        writer = csv.writer(cut)
+        writer.writerow([header[at].removeprefix(_BYTE_ORDER_MARK) for at in places])
+        writer.writerows([line[at] for at in places if at < len(line)] for line in lines)
+    except csv.Error:
+        return table  # whose reader says what is wrong
+    return cut.getvalue().encode("latin-1")
+
+
+def _packed(files: SourceFiles) -> str | None:
+    """The HDF5 file's name, where there is one."""
+    name = files.find(_IMAGES)
+    if name is None:
+        return None
+    path = files.root / name
+    if path.is_file() and path.resolve().is_relative_to(files.root.resolve()):
+        return name
+    if files.images():
+        return None
+    raise SourceError(
+        f"{path}: not read inside a .zip, or where a link leads out of the folder; put it there"
+    )
+
+
+def _members(path: Path) -> dict[str, None]:
+    """What the file's parts are called, in its order."""
+    try:
+        with h5py.File(path, "r") as opened:
+            return dict.fromkeys(opened)
+    except OSError as error:
+        raise SourceError(f"{path}: not an HDF5 file that can be read: {error}; download it again") from error
+
+
+def _read_member(path: Path, name: str) -> bytes:
+    try:
+        opened = _open(path)
+        # links in the file may name other files
+        found = opened[name] if isinstance(opened.get(name, getlink=True), h5py.HardLink) else None
+        if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
+            raise PermissionError(errno.EPERM, f"no image, but a link, in {path.name}")
+        if not 0 < found.nbytes <= MAX_BYTES:
+            raise OSError(errno.EFBIG, f"empty or over {MAX_BYTES >> 20} MiB")
+        return np.asarray(found[()]).tobytes()
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise OSError(errno.EIO, f"damaged in {path.name}") from error
+
+
+@lru_cache(maxsize=4)
+def _open(path: Path) -> h5py.File:
+    """Opened once a process: to open a file of 400,000 parts takes longer than to read an image."""
+    return h5py.File(path, "r")
+
+
+def _image(files: SourceFiles, row: Row, packed: str | None) -> SourceImage:
+    image_id = row["isic_id"]
+    name = f"{packed}/{image_id}" if packed else files.image(image_id)
+    inside = partial(_read_member, files.root / packed, image_id) if packed else None
+    target = number(row.get("target", row.get("malignant")))
+    return SourceImage(
+        image_id=image_id,
+        lesion_id=known(row.get("lesion_id")) or image_id,
+        label=most_specific(row, "iddx_", known(row.get("iddx_1")) or _FIRST.get(target, "")),
+        path=name or f"{image_id}.jpg",
+        content=inside or files.content(name),
+        patient_id=known(row.get("patient_id")),
+        age=number(row.get("age_approx")),
+        sex=sex(row.get("sex")),
+        site=known(row.get("anatom_site_general")),
+        license=known(row.get("copyright_license")),
+        attribution=known(row.get("attribution")),
+    )

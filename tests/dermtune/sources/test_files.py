@@ -1,0 +1,92 @@
+import os
+import pickle
+import unicodedata
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from dermtune.errors import SourceError
+from dermtune.sources.files import SourceFiles
+
+
+def lay_out(root: Path) -> SourceFiles:
+    (root / "images").mkdir(parents=True)
+    (root / "images" / "a.JPG").write_bytes(b"a")
+    (root / "images" / ".hidden.jpg").write_bytes(b"")
+    (root / "Labels.csv").write_text("id")
+    with zipfile.ZipFile(root / "part.zip", "w") as packed:
+        packed.writestr("inner/b.png", b"b")
+        packed.writestr("../../c.png", b"c")
+        packed.writestr("__MACOSX/b.png", b"")
+    return SourceFiles(root)
+
+
+def test_files_of_folders_and_zips_are_found_alike(tmp_path: Path) -> None:
+    files = lay_out(tmp_path)
+    assert sorted(files.names) == [
+        "Labels.csv",
+        "images/a.JPG",
+        "part.zip/../../c.png",
+        "part.zip/inner/b.png",
+    ]
+    assert files.find("labels*.csv") == "Labels.csv"
+    assert files.find("nothing", "images/*") == "images/a.JPG"
+    assert [files.image(name) for name in ("a", "a.JPG", "images/a.JPG", "b", "z", "")] == [
+        "images/a.JPG", "images/a.JPG", "images/a.JPG", "part.zip/inner/b.png", None, None,
+    ]  # fmt: skip
+    contents = [pickle.loads(pickle.dumps(files.content(files.image(name)))) for name in ("a", "b", "c")]  # noqa: S301
+    assert [content() for content in contents] == [b"a", b"b", b"c"]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "..\\secret.png", "nowhere", ""])
+def test_a_name_that_leads_elsewhere_is_not_found(tmp_path: Path, name: str) -> None:
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    files = lay_out(tmp_path / "root")
+    with pytest.raises(FileNotFoundError):
+        files.content(files.image(name) or name)()
+
+
+def test_links_are_followed_inside_the_folder_alone(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    lay_out(root)
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (root / "images" / "out.png").symlink_to(tmp_path / "secret.png")
+    (root / "images" / "in.jpg").symlink_to(root / "images" / "a.JPG")
+    (tmp_path / "link").symlink_to(root)
+    for folder in (root, tmp_path / "link"):
+        files = SourceFiles(folder)
+        assert files.content(files.image("in"))() == b"a"
+        with pytest.raises(PermissionError, match="leads out of the source's folder"):
+            files.content(files.image("out"))()
+
+
+def test_accents_are_spelt_in_one_way(tmp_path: Path) -> None:
+    (tmp_path / unicodedata.normalize("NFD", "müller.jpg")).write_bytes(b"m")
+    files = SourceFiles(tmp_path)
+    assert files.content(files.image(unicodedata.normalize("NFC", "müller")))() == b"m"
+    assert files.content(files.image(unicodedata.normalize("NFD", "müller")))() == b"m"
+
+
+def test_damaged_zips_and_members_are_told(tmp_path: Path) -> None:
+    files = lay_out(tmp_path)
+    packed = tmp_path / "part.zip"
+    damaged = packed.read_bytes().replace(b"b.pngb", b"b.pngX")
+    packed.write_bytes(damaged)
+    os.utime(packed, ns=(1, 1))
+    with pytest.raises(OSError, match=r"damaged in part\.zip"):
+        files.content("part.zip/inner/b.png")()
+    with pytest.raises(SourceError, match=r"inner/b\.png: damaged in"):
+        files.read("part.zip/inner/b.png")
+    packed.write_bytes(b"PK")
+    with pytest.raises(SourceError, match=r"part\.zip: not a \.zip that can be read"):
+        SourceFiles(tmp_path)
+
+
+def test_what_is_missing_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"no such folder; set ingest\.path"):
+        SourceFiles(tmp_path / "nowhere")
+    with pytest.raises(SourceError, match=r"no a\.csv or b\.csv here"):
+        SourceFiles(tmp_path).require("a.csv", "b.csv")
+    with pytest.raises(SourceError, match="nowhere: No such file"):
+        SourceFiles(tmp_path).read("nowhere")
