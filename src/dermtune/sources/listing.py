@@ -37,7 +37,7 @@ PartName = Literal[
     "listed",
     "dicom_folder",
 ]
-SourceName = Literal["synthetic", "several"] | PartName
+SourceName = Literal["synthetic", "several", PartName]
 _OF_A_FOLDER: Mapping[SourceName, Callable[[Path], list[SourceImage]]] = {
     "ham10000": ham10000,
     "isic2019": isic2019,

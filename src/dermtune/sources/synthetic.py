@@ -452,6 +452,7 @@ def _images(label: str, lesion: int, patient_id: str, person: _Person, seed: int
             sex=person.sex,
             site=site,
             dx_type=dx_type,
+            license="Apache-2.0",  # that of this program
         )
 
 
