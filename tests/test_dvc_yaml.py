@@ -70,7 +70,8 @@ def test_a_stage_has_one_name_in_all_places(stage: str, dvc_yaml: dict[str, Any]
     assert declared["cmd"].startswith(f"dermtune {stage} ")
     assert stage in declared["params"]
     out = f"${{data}}/{stage}"
-    assert declared["outs"] == ([out] if stage in STAGES else [{out: {"cache": False}}])
+    options = {"ingest": {"persist": True}, "search": {"cache": False}}
+    assert declared["outs"] == ([{out: options[stage]}] if stage in options else [out])
     assert (ROOT / f"tests/dermtune/stages/test_{stage}.py").is_file()
     assert f"/data/{stage}/" in (ROOT / ".gitignore").read_text().splitlines()
 

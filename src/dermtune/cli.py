@@ -88,13 +88,14 @@ def check(params: Path) -> None:
 @_params
 @click.option("--splits", type=Folder, help="Splits to keep: what keep-splits wrote.")
 @click.option("--key", type=Folder, help="Key by which ids of patients are hashed; made where there is none.")
+@click.option("--notes", type=Folder, help="What is known of files from the last run; written anew.")
 @_out
-def ingest(params: Path, splits: Path | None, key: Path | None, out: Path) -> None:
+def ingest(params: Path, splits: Path | None, key: Path | None, notes: Path | None, out: Path) -> None:
     """Stage 1: check, group, split and pack the source's images."""
     choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    stage(choices.ingest, seed=choices.seed, out=out, splits=splits, key=key)
+    stage(choices.ingest, seed=choices.seed, out=out, splits=splits, key=key, notes=notes)
 
 
 @cli.command("fetch")

@@ -146,6 +146,18 @@ def _missing(name: str) -> bytes:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
+def stamp(content: Callable[[], bytes]) -> str | None:
+    """Place, size and time of the last change of a file of `SourceFiles`; None: it is none, or is gone."""
+    if not isinstance(content, partial) or content.func not in {_read, _read_member}:
+        return None
+    path, name = (content.args[1], "") if content.func is _read else content.args
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return f"{path.absolute()}/{name} {found.st_size} {found.st_mtime_ns}"
+
+
 def _is_hidden(name: str) -> bool:
     """What operating systems leave beside files."""
     return name.startswith((".", "__MACOSX"))

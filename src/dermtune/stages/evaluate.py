@@ -102,7 +102,7 @@ def evaluate_bundle(
     with TemporaryDirectory() as folder:
         images = Path(folder)
         table, quarantined = read_source(source, seed=seed, out=images)
-        table = table.drop(columns="given")
+        table = table.drop(columns=["given", "file"])
         pairs = find_duplicates(open_array(images / PRINTS, rows=len(table)))
         copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
         groups = group_names(group_images(table, copies.tolist()))

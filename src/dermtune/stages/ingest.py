@@ -8,8 +8,8 @@ import json
 import logging
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,6 +26,7 @@ from dermtune.data_card import balance
 from dermtune.duplicates import SIDE, Pair, find_duplicates
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
+from dermtune.memory import Memory, file_key, remember
 from dermtune.metadata import metadata_aurocs, suspicious
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
@@ -78,7 +79,13 @@ class IngestConfig(Config):
 
 
 def ingest(
-    config: IngestConfig, *, seed: int, out: Path, splits: Path | None = None, key: Path | None = None
+    config: IngestConfig,
+    *,
+    seed: int,
+    out: Path,
+    splits: Path | None = None,
+    key: Path | None = None,
+    notes: Path | None = None,
 ) -> None:
     """Check, group, split and pack a source's images.
 
@@ -89,6 +96,7 @@ def ingest(
         splits: file of `keep_splits`: its images, and what belongs to their lesions, stay where they are.
         key: file of the key by which ids of patients are hashed, made where there is none; None: a key that
             is drawn and forgotten.
+        notes: file that tells which images of an earlier run, still in `out`, need not be looked at again.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
@@ -97,7 +105,8 @@ def ingest(
     """
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
-    table, quarantined = read_source(config, seed=seed, out=out, key=key)
+    table, quarantined = read_source(config, seed=seed, out=out, key=key, notes=notes)
+    files = table.pop("file")
     pairs = find_duplicates(open_array(out / PRINTS, rows=len(table)))
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
     is_official = config.split.official and bool(table["given"].notna().any())
@@ -109,6 +118,8 @@ def ingest(
     described = _describe(config, table, quarantined, pairs)
     _write_tables(out, table, quarantined, described)
     _write_pages(out, quarantined, described, pairs, shares=None if is_official else config.split.shares)
+    if notes:
+        remember(notes, out, files.tolist())
     log.info(
         "%d images listed: %d kept, %d set aside",
         *(described[name] for name in ("read", "kept", "quarantined")),
@@ -116,12 +127,13 @@ def ingest(
 
 
 def read_source(
-    config: IngestConfig, *, seed: int, out: Path, key: Path | None = None
+    config: IngestConfig, *, seed: int, out: Path, key: Path | None = None, notes: Path | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Check and pack a source's images, with their prints and masks, into a folder.
 
     Returns:
-        Their table, without groups and splits but with the source's own (`given`), and what was set aside:
+        Their table, without groups and splits but with the source's own (`given`) and the key of each file
+        (`file`, as of `memory.file_key`), and what was set aside:
         `image_id, path, reason, thumbnail` (JPEG, of the first of each reason that show something).
 
     Raises:
@@ -145,7 +157,8 @@ def read_source(
         licenses=config.licenses,
     )
     reasons = [chosen or found for chosen, found in zip(left_out, check_listing(images), strict=True)]
-    table, quarantined = _check_and_pack(images, reasons, out, _key(config, key))
+    with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
+        table, quarantined = _check_and_pack(images, reasons, out, _key(config, key), memory)
     refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
     ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
     if ages.any():
@@ -163,10 +176,10 @@ def _key(config: IngestConfig, key: Path | None) -> bytes:
 
 
 def _check_and_pack(
-    images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes
+    images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes, memory: Memory
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
-    checks = progress(check_images(usable), "ingest", len(usable))
+    checks = progress(_check(usable, memory), "ingest", len(usable))
     rows, quarantined = [], []
     with (
         ImagePacker(out) as packer,
@@ -182,7 +195,17 @@ def _check_and_pack(
             prints.append(checked.print[None])
             masks.append((NO_MASK if checked.mask is None else checked.mask)[None])
             rows.append(_row(image, checked, place, key))
+    for path in set(out.glob("images-*.tar")) - {out / row["shard"] for row in rows}:
+        path.unlink()  # of an earlier run, which had more
     return pd.DataFrame(rows), quarantined
+
+
+def _check(images: Sequence[SourceImage], memory: Memory) -> Iterator[CheckedImage | str]:
+    """`check_images`, of what is not known."""
+    is_known = [memory.knows(image) for image in images]
+    checks = check_images([image for image, known in zip(images, is_known, strict=True) if not known])
+    for image, known in zip(images, is_known, strict=True):
+        yield memory.recall(image) if known else next(checks)
 
 
 def _row(
@@ -192,6 +215,7 @@ def _row(
     if image.patient_id is not None:
         row["patient_id"] = pseudonym(key, source=image.source, patient_id=image.patient_id)
     row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height, "given": image.split}
+    row["file"] = file_key(image)
     row |= dict(zip(("shard", "offset", "size"), place, strict=True))
     row |= dict(zip(("red", "green", "blue"), checked.colour, strict=True))
     return row | {"has_text": checked.has_text, "has_mask": checked.mask is not None}

@@ -1,0 +1,122 @@
+"""What the last ingest found out about files, so that only new and changed ones are looked at again.
+
+A file counts as the same while its place, its size and the time of its last change are, as DVC takes it. What
+is remembered changes no result: it is what would be found again. The notes are no output, for times differ
+between machines.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+
+from dermtune.appearance import MASKS
+from dermtune.errors import DataError
+from dermtune.fingerprint import code_fingerprint, versions
+from dermtune.leakage import PRINTS
+from dermtune.quality import CheckedImage
+from dermtune.shards import open_array
+from dermtune.sources import SourceImage
+from dermtune.sources.files import stamp
+from dermtune.table import read_table, table_sha256
+from dermtune_bundle.files import atomic_path
+
+_MODULES = ("quality", "privacy", "burned_text", "duplicates", "appearance")
+_FACTS = (
+    "sha256", "width", "height", "red", "green", "blue", "has_text", "has_mask", "shard", "offset", "size",
+)  # fmt: skip
+_PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom")
+
+
+class Memory:
+    """Facts and bytes of images that an earlier ingest kept in a folder."""
+
+    def __init__(self, rows: Mapping[str, int], folder: Path) -> None:
+        """Open what lies in the folder, which may be written anew meanwhile.
+
+        Args:
+            rows: by a file's key, its row in the folder's image table.
+            folder: what ingest wrote.
+        """
+        self._rows = rows
+        self._shards: dict[str, BinaryIO] = {}
+        if rows:
+            table = read_table(folder / "images.parquet")
+            self._columns = {name: table[name].tolist() for name in _FACTS}
+            self._prints = open_array(folder / PRINTS, rows=len(table))
+            self._masks = open_array(folder / MASKS, rows=len(table))
+            for shard in table["shard"].unique():
+                self._shards[shard] = (folder / shard).open("rb")
+
+    @classmethod
+    def load(cls, notes: Path, folder: Path) -> Self:
+        """Read the notes, and remove them: they hold again once the folder is written.
+
+        Where they are missing, damaged, of other code or of another folder, nothing is remembered.
+        """
+        try:
+            noted = json.loads(notes.read_text(encoding="utf-8"))
+            notes.unlink()
+            is_of_this = noted["code"] == _code() and noted["table"] == table_sha256(folder)
+            return cls(dict(noted["rows"]) if is_of_this else {}, folder)
+        except (OSError, ValueError, TypeError, KeyError, DataError):
+            return cls({}, folder)
+
+    def knows(self, image: SourceImage) -> bool:
+        """Is the file the one that was looked at?"""
+        return bool(self._rows) and file_key(image) in self._rows
+
+    def recall(self, image: SourceImage) -> CheckedImage:
+        """What `check_image` would find again, of an image that is known."""
+        place = self._rows[str(file_key(image))]
+        row = {name: values[place] for name, values in self._columns.items()}
+        shard = self._shards[row["shard"]]
+        shard.seek(row["offset"])
+        data = shard.read(row["size"])
+        return CheckedImage(
+            data=data,
+            suffix=".jpg" if data.startswith(b"\xff\xd8") else ".png",
+            sha256=row["sha256"],
+            print=np.array(self._prints[place]),
+            width=row["width"],
+            height=row["height"],
+            colour=(row["red"], row["green"], row["blue"]),
+            has_text=row["has_text"],
+            mask=np.array(self._masks[place]) if row["has_mask"] else None,
+        )
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for shard in self._shards.values():
+            shard.close()
+
+
+def remember(notes: Path, folder: Path, keys: Sequence[str | None]) -> None:
+    """Note which files the image table of a folder was made of.
+
+    Args:
+        notes: the file to write.
+        folder: what ingest wrote.
+        keys: of the table's images, in its order, as of `file_key`.
+    """
+    rows = {key: row for row, key in enumerate(keys) if key is not None}
+    noted = {"code": _code(), "table": table_sha256(folder), "rows": rows}
+    with atomic_path(notes) as temporary:
+        temporary.write_text(json.dumps(noted), encoding="utf-8")
+
+
+def file_key(image: SourceImage) -> str | None:
+    """Place and state of an image's files; None: they cannot be told."""
+    stamps = [stamp(content) for content in (image.content, image.mask) if content is not None]
+    if None in stamps:
+        return None
+    named = "\n".join([image.source, image.image_id, *map(str, stamps)])
+    return hashlib.sha256(named.encode()).hexdigest()  # the notes hold no names of files
+
+
+def _code() -> str:
+    modules = [f"dermtune.{name}" for name in _MODULES] + ["dermtune_bundle.decode", "dermtune_bundle.dicom"]
+    return f"{code_fingerprint(*modules)} {versions(*_PACKAGES)}"
