@@ -149,8 +149,8 @@ def limitations(table: pd.DataFrame) -> list[str]:
     if unlicensed := int(table["license"].isna().sum()):
         found.append(f"Of {unlicensed:,} images it is not said under which licence they may be used.")
     found.append(
-        "Copies are told by small grey pictures: a photograph that was cropped, and two photographs of one"
-        " lesion that goes by two names, are not found."
+        "Copies are told by small grey pictures: a photograph cropped to less than 80% of a side, and two"
+        " photographs of one lesion that goes by two names, are not found."
     )
     return found
 

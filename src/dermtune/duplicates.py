@@ -1,10 +1,10 @@
 """Find images that are copies of one another: saved anew, rescaled, brightened, flipped, turned or cropped.
 
-An image's print is a small grey picture of it. A first look compares each print, in its eight flips and turns,
-with windows of every other print. What may be a copy is then laid over the other print as exactly as possible;
-of one photograph, even the small details agree, while two lesions alike, or two photographs of one lesion,
-agree in their outlines only. Whether two images are a pair depends on nothing but their two prints, so that
-what ingest keeps together and what `leakage` looks for are the same.
+An image's print is a small grey picture of it. A first look compares each print, in its eight flips and
+turns, with windows of every other print. What may be a copy is then laid over the other print as exactly as
+possible: of one photograph even the small details agree, of two lesions alike, or of two photographs of one
+lesion, only the outlines. Whether two images are a pair depends on nothing but their prints, so that what
+ingest keeps together is what `leakage` looks for.
 """
 
 import os
@@ -17,19 +17,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import eigh
-from threadpoolctl import threadpool_limits
 
 from dermtune_bundle.decode import resize
 
 SIDE = 48
 """Of a print, in pixels."""
 LEAST = 0.99
-"""Correlation of whole prints from which on they are of one photograph; in HAM10000, no two lesions reach it."""
+"""Correlation of prints from which on they are of one photograph; in HAM10000, no two lesions reach it."""
 _LEAST_DETAIL = 0.9
-"""Correlation of the details of prints laid over one another; benchmarks/duplicates.py shows what lies nearby."""
+"""As well, of the details of prints laid over one another; in HAM10000, four pairs of two lesion ids do."""
 _LEAST_FIRST, _LEAST_MOVED = 0.9, 0.985
-"""Agreement in the first look: with a window, and with that window moved to where it agrees most."""
+"""Agreement in the first look: with a window, and with that window once its ends are moved."""
 # Of HAM10000's 36 million pairs of images of different lesions, 7 are as alike as this, and none is a copy;
 # of its images cropped by 2% a side, nearly all are alike.
 _ALIKE_SIMILARITY, _ALIKE_CORRELATION = 0.985, 0.6
@@ -42,6 +40,8 @@ _WINDOWS = ((0.015, 0.985), (0.03, 0.915), (0.085, 0.97), (0.015, 0.83), (0.1, 0
 _ALL = (0.0, 1.0, 0.0, 1.0)
 _STEP = 0.01  # of a side, by which a window's ends are moved to see how what it shows changes
 _FARTHEST = 0.09  # of a side, that an end may lie from the window's
+_RIDGE = np.diag(np.array([1e-6, 0.01, 0.01, 0.01, 0.01], np.float32))  # keeps the ends from moving freely
+_BLANK = 1e-6  # length of what shows nothing
 _WAVES, _FEATURES = 8, 40  # cosine waves a side; what is kept of their 63 products
 _DETAIL = (0.5, 1.5)  # pixels of a print: details are what is left between these two blurs
 _ECC_BLUR, _ECC_STOP = 5, (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 1e-4)
@@ -82,7 +82,7 @@ class _Candidate(NamedTuple):
     part: int
     whole: int
     symmetry: int
-    window: NDArray[np.float64]
+    window: Floats
     """As _Window, its ends moved to where they agree most."""
 
 
@@ -152,6 +152,8 @@ def _candidates(parts: Prints, wholes: Prints) -> list[_Candidate]:
     windows = [(*down, *across) for down in _WINDOWS for across in _WINDOWS]
     tops = range(0, len(parts), _BLOCK)
     found: list[_Candidate] = []
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
+
     # A thread a block and none within a product: products are small, and their threads would wait in turns.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         turned = list(pool.map(lambda top: _turned(parts[top : top + _BLOCK]), tops))
@@ -161,7 +163,7 @@ def _candidates(parts: Prints, wholes: Prints) -> list[_Candidate]:
             looks = pool.map(partial(_look, views=views, units=_unit(views[:, 0]), count=len(block)), turned)
             for top, agreeing in zip(tops, looks, strict=True):
                 for (row, column), (_, symmetry, window, moves) in agreeing.items():
-                    ends = np.array(windows[window]) + moves
+                    ends = np.array(windows[window], np.float32) + moves
                     found.append(_Candidate(top + row, left + column, symmetry, ends))
     return found
 
@@ -174,7 +176,7 @@ def _turned(prints: Prints) -> list[Floats]:
 def _look(
     turned: list[Floats], *, views: Floats, units: Floats, count: int
 ) -> dict[tuple[int, int], tuple[float, int, int, Floats]]:
-    """What agrees in two blocks: row and column to agreement, symmetry, window, and how its ends are moved."""
+    """What agrees, by row and column: how much, in which symmetry and window, and how its ends move."""
     best: dict[tuple[int, int], tuple[float, int, int, Floats]] = {}
     for symmetry, features in enumerate(turned):
         rows, places = np.divmod(np.flatnonzero(features @ units.T >= _LEAST_FIRST), len(units))
@@ -199,15 +201,16 @@ def _move(parts: Floats, views: Floats) -> tuple[Floats, Floats]:
 
     Source: tangent distance, Simard et al. 1998, doi 10.1007/3-540-49430-8_13.
     """
-    views = views / np.maximum(np.linalg.norm(views[:, :1], axis=2, keepdims=True), 1e-6)
-    products = views @ views.swapaxes(1, 2) + np.diag(np.float32([1e-6, 0.01, 0.01, 0.01, 0.01]))
+    views = views / np.maximum(np.linalg.norm(views[:, :1], axis=2, keepdims=True), _BLANK)
+    products = views @ views.swapaxes(1, 2) + _RIDGE
     weights = np.linalg.solve(products, views @ parts[:, :, None])
-    moves = weights[:, 1:, 0] / np.maximum(weights[:, :1, 0], 0.1)
-    agreement = (_unit((weights * views).sum(axis=1)) * parts).sum(axis=1)
-    return np.where(np.abs(moves).max(axis=1) <= _FARTHEST, agreement, 0), moves
+    moves: Floats = (weights[:, 1:, 0] / np.maximum(weights[:, :1, 0], 0.1)).astype(np.float32)
+    agreement: Floats = (_unit((weights * views).sum(axis=1)) * parts).sum(axis=1)
+    agreement[np.abs(moves).max(axis=1) > _FARTHEST] = 0
+    return agreement, moves
 
 
-def _confirm(part: Prints, whole: Prints, window: NDArray[np.float64]) -> float | None:
+def _confirm(part: Prints, whole: Prints, window: Floats) -> float | None:
     """The correlation of a part (SIDE, SIDE) and what it shows of the whole; None: they are no copies."""
     unmoved = _correlate(part, whole)
     if unmoved >= LEAST:
@@ -219,17 +222,18 @@ def _confirm(part: Prints, whole: Prints, window: NDArray[np.float64]) -> float 
     places = [start]
     with suppress(cv2.error):  # it finds no better place
         _, moved = cv2.findTransformECC(
-            part, whole, start.copy(), cv2.MOTION_AFFINE, _ECC_STOP, None, _ECC_BLUR
+            part, whole, start.copy(), cv2.MOTION_AFFINE, _ECC_STOP, np.ones_like(whole), _ECC_BLUR
         )
         if np.abs(moved[:, :2] - start[:, :2]).max() <= _ASTRAY:
-            places.append(moved)
+            places.append(np.asarray(moved, np.float32))
     correlation = max(_correlate(_detail(part), _detail(_seen(whole, place))) for place in places)
     return correlation if correlation >= _LEAST_DETAIL else None
 
 
 def _seen(whole: Prints, place: Floats) -> Prints:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return cv2.warpAffine(whole, place, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    seen = cv2.warpAffine(whole, place, (SIDE, SIDE), flags=flags, borderMode=cv2.BORDER_REPLICATE)
+    return seen.astype(np.uint8, copy=False)
 
 
 def _offset(start: float, end: float) -> float:
@@ -262,11 +266,14 @@ def _features(prints: Prints, window: _Window) -> Floats:
 
 @cache
 def _axes() -> Floats:
-    """Weights (63, _FEATURES) of cosine waves: those sums that differ much from picture to picture, and little
-    between a crop and the window nearest to it, as learnt from drawn clouds with a dark blob.
+    """Weights (63, _FEATURES) of waves: sums that tell pictures apart, but hardly a crop from a window near.
+
+    Learnt from drawn pictures, so that they are the same for every set of images.
 
     Source: linear discriminant analysis, Fisher 1936, doi 10.1111/j.1469-1809.1936.tb02137.x.
     """
+    from scipy.linalg import eigh  # noqa: PLC0415 - processes that only make prints need it not
+
     rng = np.random.default_rng(0)
     pictures = _clouds(1000, rng)
     lengths = rng.uniform(0.8, 1, (2, len(pictures)))
@@ -284,7 +291,7 @@ def _axes() -> Floats:
 
 
 def _clouds(count: int, rng: np.random.Generator) -> Floats:
-    """Pictures (count, SIDE, SIDE) of clouds, finer structure being fainter, with a dark blob near the middle."""
+    """Pictures (count, SIDE, SIDE) of clouds with a dark blob near the middle."""
     frequency = np.hypot(np.fft.fftfreq(2 * SIDE)[:, None], np.fft.rfftfreq(2 * SIDE))
     frequency[0, 0] = 1
     noise = np.fft.rfft2(rng.standard_normal((count, 2 * SIDE, 2 * SIDE)))
@@ -299,13 +306,13 @@ def _clouds(count: int, rng: np.random.Generator) -> Floats:
 
 
 def _waves(start: float | NDArray[np.float64], end: float | NDArray[np.float64]) -> Floats:
-    """Cosine waves (…, _WAVES, SIDE) along a side, of which a window shows 0, 1, 2, … half periods; 0 outside."""
+    """Waves (…, _WAVES, SIDE), of which a window of a side shows 0, 1, 2, … half periods; 0 outside."""
     start, end = np.asarray(start)[..., None], np.asarray(end)[..., None]
     edges = np.clip(np.arange(SIDE + 1) / SIDE, start, end)
     share = np.diff(edges) / (end - start)
     phase = ((edges[..., 1:] + edges[..., :-1]) / 2 - start) / (end - start)
-    waves: Floats = np.cos(np.pi * np.arange(_WAVES)[:, None] * phase[..., None, :]) * share[..., None, :]
-    return waves.astype(np.float32)
+    waves = np.cos(np.pi * np.arange(_WAVES)[:, None] * phase[..., None, :]) * share[..., None, :]
+    return np.asarray(waves, np.float32)
 
 
 def _products(pictures: NDArray[np.number], down: Floats, across: Floats) -> Floats:
@@ -318,7 +325,7 @@ def _products(pictures: NDArray[np.number], down: Floats, across: Floats) -> Flo
 def _unit(rows: Floats) -> Floats:
     """Rows of length 1; of a blank print, zeros."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    unit: Floats = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 1e-6)
+    unit: Floats = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > _BLANK)
     return unit
 
 

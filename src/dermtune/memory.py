@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
 from dermtune.appearance import MASKS
+from dermtune.duplicates import Pair, Prints, find_duplicates
 from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint, versions
 from dermtune.leakage import PRINTS
@@ -34,14 +35,16 @@ _PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom")
 class Memory:
     """Facts and bytes of images that an earlier ingest kept in a folder."""
 
-    def __init__(self, rows: Mapping[str, int], folder: Path) -> None:
+    def __init__(self, rows: Mapping[str, int], folder: Path, pairs: Sequence[Sequence[Any]] = ()) -> None:
         """Open what lies in the folder, which may be written anew meanwhile.
 
         Args:
             rows: by a file's key, its row in the folder's image table.
             folder: what ingest wrote.
+            pairs: of these rows, that are copies, with their correlation.
         """
         self._rows = rows
+        self._pairs = pairs
         self._shards: dict[str, BinaryIO] = {}
         if rows:
             table = read_table(folder / "images.parquet")
@@ -61,7 +64,7 @@ class Memory:
             noted = json.loads(notes.read_text(encoding="utf-8"))
             notes.unlink()
             is_of_this = noted["code"] == _code() and noted["table"] == table_sha256(folder)
-            return cls(dict(noted["rows"]) if is_of_this else {}, folder)
+            return cls(dict(noted["rows"]), folder, list(noted["pairs"])) if is_of_this else cls({}, folder)
         except (OSError, ValueError, TypeError, KeyError, DataError):
             return cls({}, folder)
 
@@ -88,22 +91,41 @@ class Memory:
             mask=np.array(self._masks[place]) if row["has_mask"] else None,
         )
 
+    def find_duplicates(self, prints: Prints, keys: Sequence[str | None]) -> list[Pair]:
+        """`duplicates.find_duplicates`, but for pairs of known images, which are remembered.
+
+        Args:
+            prints: (N, SIDE, SIDE).
+            keys: N, as of `file_key`.
+        """
+        is_known = np.array([key in self._rows for key in keys], bool)
+        (known,), (new,) = np.nonzero(is_known), np.nonzero(~is_known)
+        now = {self._rows[str(keys[row])]: row for row in known.tolist()}
+        found = [(now[one], now[two], correlation) for one, two, correlation in self._pairs
+                 if one in now and two in now]  # fmt: skip
+        among = find_duplicates(prints[new])
+        across = find_duplicates(prints[new], prints[known]) if len(known) else []
+        found += [(int(new[one]), int(new[two]), correlation) for one, two, correlation in among]
+        found += [(int(new[one]), int(known[two]), correlation) for one, two, correlation in across]
+        return sorted(Pair(min(one, two), max(one, two), correlation) for one, two, correlation in found)
+
     def close(self) -> None:
         """Let go of the files."""
         for shard in self._shards.values():
             shard.close()
 
 
-def remember(notes: Path, folder: Path, keys: Sequence[str | None]) -> None:
+def remember(notes: Path, folder: Path, keys: Sequence[str | None], pairs: Sequence[Pair]) -> None:
     """Note which files the image table of a folder was made of.
 
     Args:
         notes: the file to write.
         folder: what ingest wrote.
         keys: of the table's images, in its order, as of `file_key`.
+        pairs: those that are copies.
     """
     rows = {key: row for row, key in enumerate(keys) if key is not None}
-    noted = {"code": _code(), "table": table_sha256(folder), "rows": rows}
+    noted = {"code": _code(), "table": table_sha256(folder), "rows": rows, "pairs": pairs}
     with atomic_path(notes) as temporary:
         temporary.write_text(json.dumps(noted), encoding="utf-8")
 

@@ -146,7 +146,8 @@ def _open(data: bytes, suffix: str, max_pixels: int) -> Image.Image:
     _require_true_suffix(suffix, "JPEG" if image.format == "MPO" else str(image.format))
     _require_size(max_pixels, *image.size)
     image.load()
-    return ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -206,7 +207,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     elif image.mode == "P":
         image = image.convert("RGB")
-    return np.array(_in_srgb(image, profile).convert("RGB"))
+    image = _in_srgb(image, profile)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _reason(error: Exception) -> str:

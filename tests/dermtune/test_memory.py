@@ -9,6 +9,7 @@ from PIL import Image
 from dermtune.params import Params
 from dermtune.stages import ingest as stage
 from dermtune.stages.ingest import IngestConfig, ingest
+from dermtune.table import read_table
 
 
 def picture(path: Path, seed: int) -> None:
@@ -78,12 +79,7 @@ def test_what_lies_there_is_not_trusted_where_the_notes_are_of_something_else(
     out, notes = tmp_path / "out", tmp_path / "ingest.json"
     run(out, notes)
     kept = notes.read_bytes()
-    others = (
-        b"{",
-        b"[]",
-        b'{"code": "x", "table": "x", "rows": {}}',
-        kept.replace(b'"code": "', b'"code": "x'),
-    )
+    others = (b"{", kept.replace(b'"code": "', b'"code": "x'))
     for spoilt in others:
         notes.write_bytes(spoilt)
         assert len(run(out, notes)) == 40
@@ -118,3 +114,23 @@ def test_shards_of_an_earlier_larger_run_go(run: Callable[..., list[str]], tmp_p
     (out / "images-007.tar").write_bytes(b"of an earlier run")
     run(out, None)
     assert [path.name for path in out.glob("*.tar")] == ["images-000.tar"]
+
+
+def test_copies_of_known_and_new_images_are_found_as_if_all_were_new(
+    run: Callable[..., list[str]], source: Path, tmp_path: Path
+) -> None:
+    out, notes = tmp_path / "out", tmp_path / "ingest.json"
+    with Image.open(source / "I01.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(source / "I07.jpg", quality=95)
+    run(out, notes)
+    with Image.open(source / "I01.jpg") as image:
+        image.save(source / "I20.jpg", quality=92)
+        image.save(source / "I00a.png")
+    rows = (source / "labels.csv").read_text().replace("I00,", "I00a,L90,mel,\nI00,", 1)
+    (source / "labels.csv").write_text(rows)
+    assert run(out, notes) == ["I00a", "I20"]
+    afresh = tmp_path / "afresh"
+    run(afresh, None)
+    assert files(out) == files(afresh)
+    copies = read_table(out / "images.parquet").set_index("image_id")["group_id"]
+    assert len({copies[name] for name in ("I00a", "I01", "I07", "I20")}) == 1

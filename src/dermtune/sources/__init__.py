@@ -6,8 +6,10 @@ packing are ingest's work and the same for all sources.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from dermtune.table import Split
+if TYPE_CHECKING:
+    from dermtune.table import Split  # pandas would be loaded in each process that looks at images
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class SourceImage:
     """Fitzpatrick's type, `I` to `VI`, where the source gives it."""
     mask: Callable[[], bytes] | None = None
     """Gives an image file of the same view, light where the lesion is; where the source has one."""
-    split: Split | None = None
+    split: "Split | None" = None
     """The source's own split, where it has one."""
     license: str | None = None
     """Under which the image may be used, such as `CC-BY-NC`."""

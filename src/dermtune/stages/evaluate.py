@@ -23,6 +23,7 @@ from dermtune.errors import DataError
 from dermtune.goals import require_target
 from dermtune.inference import look_at_images, probe_images
 from dermtune.leakage import EMBEDDINGS, PRINTS, look_alikes, require_no_leakage
+from dermtune.memory import Memory
 from dermtune.shards import PackedImages, open_array, places
 from dermtune.splits import group_images, group_names, join_pairs
 from dermtune.stages.ingest import IngestConfig, read_source
@@ -101,7 +102,7 @@ def evaluate_bundle(
         )
     with TemporaryDirectory() as folder:
         images = Path(folder)
-        table, quarantined = read_source(source, seed=seed, out=images)
+        table, quarantined = read_source(source, seed=seed, out=images, memory=Memory({}, images))
         table = table.drop(columns=["given", "file"])
         pairs = find_duplicates(open_array(images / PRINTS, rows=len(table)))
         copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))

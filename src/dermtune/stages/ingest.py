@@ -23,7 +23,7 @@ from dermtune.choice import choose
 from dermtune.config import Config
 from dermtune.croissant import croissant
 from dermtune.data_card import balance
-from dermtune.duplicates import SIDE, Pair, find_duplicates
+from dermtune.duplicates import SIDE, Pair
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
 from dermtune.memory import Memory, file_key, remember
@@ -105,9 +105,10 @@ def ingest(
     """
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
-    table, quarantined = read_source(config, seed=seed, out=out, key=key, notes=notes)
-    files = table.pop("file")
-    pairs = find_duplicates(open_array(out / PRINTS, rows=len(table)))
+    with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
+        table, quarantined = read_source(config, seed=seed, out=out, memory=memory, key=key)
+        files = table.pop("file").tolist()
+        pairs = memory.find_duplicates(open_array(out / PRINTS, rows=len(table)), files)
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
     is_official = config.split.official and bool(table["given"].notna().any())
     table = assign_splits(table, copies=copies.tolist(), config=config.split, seed=seed, kept=kept)
@@ -119,7 +120,7 @@ def ingest(
     _write_tables(out, table, quarantined, described)
     _write_pages(out, quarantined, described, pairs, shares=None if is_official else config.split.shares)
     if notes:
-        remember(notes, out, files.tolist())
+        remember(notes, out, files, pairs)
     log.info(
         "%d images listed: %d kept, %d set aside",
         *(described[name] for name in ("read", "kept", "quarantined")),
@@ -127,7 +128,7 @@ def ingest(
 
 
 def read_source(
-    config: IngestConfig, *, seed: int, out: Path, key: Path | None = None, notes: Path | None = None
+    config: IngestConfig, *, seed: int, out: Path, memory: Memory, key: Path | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Check and pack a source's images, with their prints and masks, into a folder.
 
@@ -157,8 +158,7 @@ def read_source(
         licenses=config.licenses,
     )
     reasons = [chosen or found for chosen, found in zip(left_out, check_listing(images), strict=True)]
-    with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
-        table, quarantined = _check_and_pack(images, reasons, out, _key(config, key), memory)
+    table, quarantined = _check_and_pack(images, reasons, out, _key(config, key), memory)
     refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
     ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
     if ages.any():
