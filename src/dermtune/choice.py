@@ -56,7 +56,8 @@ def choose(
             reason = f"{BY_CHOICE}its label {image.label!r:.60} is none of the classes"
         elif image.label and meaning is None:
             unmapped.setdefault(image.label, f"row {row}, {image.image_id}")
-        chosen.append(replace(image, label="" if reason else meaning or ""))
+        # What is left out keeps its label: of two diagnoses of one lesion, neither may be forgotten.
+        chosen.append(replace(image, label=meaning or image.label))
         reasons.append(reason)
     if unmapped:
         shown = "; ".join(f"{label!r:.60} ({where})" for label, where in [*unmapped.items()][:_SHOWN])

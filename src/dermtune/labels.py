@@ -43,6 +43,9 @@ CLASSES = (
 
 NAMES = tuple(known.name for known in CLASSES)
 
+_DOUBT = re.compile(r"[^\w\s,.;:'\u2019()/&-]|[-(]\s*$|\(\s*\)")
+"""What makes of a diagnosis a question, such as its mark."""
+
 Task = Literal["as_labelled", "ham10000", "isic2019", "melanoma"]
 _AS_THEY_ARE = MappingProxyType({name: name for name in NAMES})
 _HAM10000 = ("akiec", "bcc", "bkl", "df", "mel", "nv", "vasc")
@@ -86,10 +89,10 @@ def require_class(name: str) -> str:
 def class_of(label: str) -> str | None:
     """The class that a data set's own label means, by name, title, SNOMED CT code or synonym; None: unknown.
 
-    Case and punctuation do not count. Nothing is guessed: of "nevus, cannot exclude melanoma", the first word
-    would be a dangerous guess.
+    Case and usual punctuation do not count. Nothing is guessed: of "nevus, cannot exclude melanoma", the
+    first word would be a dangerous guess, and "nevus?" is a question.
     """
-    return _meanings().get(_plain(label))
+    return None if _DOUBT.search(label) else _meanings().get(_plain(label))
 
 
 def _plain(label: str) -> str:

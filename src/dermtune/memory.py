@@ -21,15 +21,25 @@ from dermtune.leakage import PRINTS
 from dermtune.quality import CheckedImage
 from dermtune.shards import open_array
 from dermtune.sources import SourceImage
-from dermtune.sources.files import stamp
-from dermtune.table import read_table, table_sha256
+from dermtune.sources.files import file_key
+from dermtune.table import read_table
+from dermtune_bundle.decode import HAS_HEIC
 from dermtune_bundle.files import atomic_path
 
-_MODULES = ("quality", "privacy", "burned_text", "duplicates", "appearance")
+_MODULES = (
+    "quality",
+    "privacy",
+    "burned_text",
+    "duplicates",
+    "appearance",
+    "memory",
+    "shards",
+    "sources.files",
+)
 _FACTS = (
     "sha256", "width", "height", "red", "green", "blue", "has_text", "has_mask", "shard", "offset", "size",
 )  # fmt: skip
-_PACKAGES = ("numpy", "pillow", "opencv-python-headless", "pydicom")
+_PACKAGES = ("numpy", "opencv-python-headless", "pillow", "pydicom", "scipy")
 
 
 class Memory:
@@ -45,6 +55,7 @@ class Memory:
         """
         self._rows = rows
         self._pairs = pairs
+        self._code = _code()
         self._shards: dict[str, BinaryIO] = {}
         if rows:
             table = read_table(folder / "images.parquet")
@@ -63,18 +74,19 @@ class Memory:
         try:
             noted = json.loads(notes.read_text(encoding="utf-8"))
             notes.unlink()
-            is_of_this = noted["code"] == _code() and noted["table"] == table_sha256(folder)
+            is_of_this = noted["code"] == _code() and noted["files"] == _state(folder)
             return cls(dict(noted["rows"]), folder, list(noted["pairs"])) if is_of_this else cls({}, folder)
         except (OSError, ValueError, TypeError, KeyError, DataError):
             return cls({}, folder)
 
-    def knows(self, image: SourceImage) -> bool:
-        """Is the file the one that was looked at?"""
-        return bool(self._rows) and file_key(image) in self._rows
+    def find(self, image: SourceImage) -> str | None:
+        """The key of an image's file, if it is one that was looked at."""
+        key = file_key(image) if self._rows else None
+        return key if key in self._rows else None
 
-    def recall(self, image: SourceImage) -> CheckedImage:
-        """What `check_image` would find again, of an image that is known."""
-        place = self._rows[str(file_key(image))]
+    def recall(self, key: str) -> CheckedImage:
+        """What `check_image` would find again, of a file that is known."""
+        place = self._rows[key]
         row = {name: values[place] for name, values in self._columns.items()}
         shard = self._shards[row["shard"]]
         shard.seek(row["offset"])
@@ -89,6 +101,7 @@ class Memory:
             colour=(row["red"], row["green"], row["blue"]),
             has_text=row["has_text"],
             mask=np.array(self._masks[place]) if row["has_mask"] else None,
+            file=key,
         )
 
     def find_duplicates(self, prints: Prints, keys: Sequence[str | None]) -> list[Pair]:
@@ -109,36 +122,36 @@ class Memory:
         found += [(int(new[one]), int(known[two]), correlation) for one, two, correlation in across]
         return sorted(Pair(min(one, two), max(one, two), correlation) for one, two, correlation in found)
 
+    def remember(self, notes: Path, folder: Path, keys: Sequence[str | None], pairs: Sequence[Pair]) -> None:
+        """Note which files the image table of a folder was made of, by the code of this memory.
+
+        Args:
+            notes: the file to write.
+            folder: what ingest wrote.
+            keys: of the table's images, in its order, as of `file_key`.
+            pairs: those that are copies.
+        """
+        rows = {key: row for row, key in enumerate(keys) if key is not None}
+        noted = {"code": self._code, "files": _state(folder), "rows": rows, "pairs": pairs}
+        with atomic_path(notes) as temporary:
+            temporary.write_text(json.dumps(noted), encoding="utf-8")
+
     def close(self) -> None:
         """Let go of the files."""
         for shard in self._shards.values():
             shard.close()
 
 
-def remember(notes: Path, folder: Path, keys: Sequence[str | None], pairs: Sequence[Pair]) -> None:
-    """Note which files the image table of a folder was made of.
-
-    Args:
-        notes: the file to write.
-        folder: what ingest wrote.
-        keys: of the table's images, in its order, as of `file_key`.
-        pairs: those that are copies.
-    """
-    rows = {key: row for row, key in enumerate(keys) if key is not None}
-    noted = {"code": _code(), "table": table_sha256(folder), "rows": rows, "pairs": pairs}
-    with atomic_path(notes) as temporary:
-        temporary.write_text(json.dumps(noted), encoding="utf-8")
-
-
-def file_key(image: SourceImage) -> str | None:
-    """Place and state of an image's files; None: they cannot be told."""
-    stamps = [stamp(content) for content in (image.content, image.mask) if content is not None]
-    if None in stamps:
-        return None
-    named = "\n".join([image.source, image.image_id, *map(str, stamps)])
-    return hashlib.sha256(named.encode()).hexdigest()  # the notes hold no names of files
+def _state(folder: Path) -> dict[str, str]:
+    """SHA-256 of each file that is remembered from."""
+    found = {}
+    for path in [folder / "images.parquet", folder / PRINTS, folder / MASKS, *sorted(folder.glob("*.tar"))]:
+        with path.open("rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _code() -> str:
     modules = [f"dermtune.{name}" for name in _MODULES] + ["dermtune_bundle.decode", "dermtune_bundle.dicom"]
-    return f"{code_fingerprint(*modules)} {versions(*_PACKAGES)}"
+    heic = ["pillow-heif"] if HAS_HEIC else []
+    return f"{code_fingerprint(*modules)} {versions(*_PACKAGES, *heic)}"

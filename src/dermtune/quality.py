@@ -18,6 +18,7 @@ from dermtune.duplicates import make_print
 from dermtune.errors import SourceError
 from dermtune.privacy import scrub
 from dermtune.sources import SourceImage
+from dermtune.sources.files import file_key
 from dermtune_bundle.decode import count_pictures, decode
 from dermtune_bundle.errors import ImageError
 
@@ -53,10 +54,13 @@ class CheckedImage:
     """As `burned_text.has_text` finds it."""
     mask: NDArray[np.uint8] | None = None
     """As `appearance.pack_mask` gives it; None: the source has none that can be used."""
+    file: str | None = None
+    """As of `files.file_key`; None: it cannot be told, or the file changed while it was read."""
 
 
 def check_image(image: SourceImage) -> CheckedImage | str:
     """Read and decode a file as the clinicians' side will; gives the reason where it cannot be used."""
+    before = file_key(image)
     try:
         data = image.content()
         pixels = decode(data, name=image.image_id)
@@ -71,6 +75,7 @@ def check_image(image: SourceImage) -> CheckedImage | str:
         return "blank: all pixels have nearly the same colour"
     height, width = pixels.shape[:2]
     kept, suffix = scrub(data, pixels)
+    mask = _read_mask(image, width, height)
     return CheckedImage(
         data=kept,
         suffix=suffix,
@@ -80,7 +85,8 @@ def check_image(image: SourceImage) -> CheckedImage | str:
         height=height,
         colour=colour,
         has_text=has_text(pixels),
-        mask=_read_mask(image, width, height),
+        mask=mask,
+        file=before if before == file_key(image) else None,
     )
 
 
@@ -105,7 +111,9 @@ def _read_mask(image: SourceImage, width: int, height: int) -> NDArray[np.uint8]
     return pack_mask(pixels[..., 0] > 127) if is_same_view else None  # noqa: PLR2004 (the middle of a byte)
 
 
-def check_listing(images: Sequence[SourceImage]) -> list[str | None]:
+def check_listing(
+    images: Sequence[SourceImage], left_out: Sequence[str | None] | None = None
+) -> list[str | None]:
     """Why images cannot be used, by what their source says of them; None: nothing is wrong so far.
 
     An id that occurs again, or a lesion with several diagnoses, is nobody's to guess: where labels differ,
@@ -113,18 +121,23 @@ def check_listing(images: Sequence[SourceImage]) -> list[str | None]:
 
     Args:
         images: labelled by classes; an empty label is none.
+        left_out: for each image, why it is left out by choice, or None.
+
+    Returns:
+        The reasons; REPEATED is for who knows whether the first of that id could be used.
     """
     labels_of_lesion = _labels_by(images, [image.lesion_id for image in images])
     labels_of_id = _labels_by(images, [image.image_id.casefold() for image in images])
     first: dict[str, str] = {}
     reasons = []
-    for image in images:
+    for image, chosen in zip(images, left_out or [None] * len(images), strict=True):
         key = image.image_id.casefold()
-        reason = _reason(image, labels_of_id[key], labels_of_lesion[image.lesion_id])
+        reason = chosen or _reason(image, labels_of_id[key], labels_of_lesion[image.lesion_id])
         if reason is None and key in first:
             is_same = first[key] == image.image_id
             reason = REPEATED if is_same else "its id differs from another's in case alone"
-        first.setdefault(key, image.image_id)
+        if reason is None:
+            first[key] = image.image_id
         reasons.append(reason)
     return reasons
 

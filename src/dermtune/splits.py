@@ -33,8 +33,8 @@ class SplitConfig(Config):
     val: Annotated[float, Field(gt=0, lt=1)]
     test: Annotated[float, Field(gt=0, lt=1)]
     assign: Literal["shares", "hash"]
-    """`shares`: each class by exactly these; `hash`: by the lesion's id alone, so that none ever moves,
-    though the shares are only about these."""
+    """`shares`: each class by exactly these; `hash`: by the patient's or else the lesion's id alone, so
+    that none moves unless images that come in join it to another; the shares are only about these."""
     stratify: list[Literal["site", "age"]]
     """With `shares`, spread evenly over these as well."""
     official: bool
@@ -220,7 +220,8 @@ def assign_splits(
     ]
     labels = table["label"].tolist()
     if config.assign == "hash":
-        keys = (table["source"] + "/" + table["lesion_id"] + f"/{seed}").tolist()
+        who = table["patient_id"].astype("string").fillna(table["lesion_id"].astype("string"))
+        keys = (table["source"].astype("string") + "/" + who + f"/{seed}").tolist()
         hashed = hash_groups(groups, keys, shares=_open(config.shares, closed)).tolist()
         # A group may be kept in part: all of it goes where that part is.
         held = pd.Series(groups).isin(groups[[split is not None for split in before]])
@@ -241,7 +242,9 @@ def assign_splits(
         closed=closed,
         strata=strata,
     )
-    return table.drop(columns="given").assign(group_id=group_names(groups), split=split)
+    return table.drop(columns=["given", "linked"], errors="ignore").assign(
+        group_id=group_names(groups), split=split
+    )
 
 
 def _open(shares: Sequence[float], closed: Collection[str]) -> list[float]:
@@ -286,10 +289,11 @@ def group_images(table: pd.DataFrame, copies: Sequence[Hashable]) -> NDArray[np.
     """Group numbers (N,): images of one lesion, patient, file or photograph stay together.
 
     Args:
-        table: with lesion_id, patient_id and sha256.
+        table: with lesion_id, patient_id and sha256, and `linked` where the listing says more.
         copies: N keys; images that share one are copies of one photograph.
     """
-    keys = table[["lesion_id", "patient_id", "sha256"]].astype(object)
+    shared = ["lesion_id", "patient_id", "sha256", *({"linked"} & set(table))]
+    keys = table[shared].astype(object)
     return join_groups(copies, *(keys[key].where(keys[key].notna(), None).tolist() for key in keys))
 
 

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from dermtune.choice import choose
 from dermtune.errors import ConfigError
 from dermtune.labels import Task
+from dermtune.quality import check_listing
 from dermtune.sources import SourceImage
 
 
@@ -53,7 +56,7 @@ def test_a_label_of_no_class_is_an_error_that_names_the_row() -> None:
 
 def test_or_it_is_dropped_and_said_so() -> None:
     labels, reasons = chosen("mel", "UNK", "", drops=True)
-    assert labels == ["mel", "", ""]
+    assert labels == ["mel", "UNK", ""]
     assert reasons == [None, "left out by params.yaml: its label 'UNK' is none of the classes", None]
 
 
@@ -66,9 +69,21 @@ def test_licences_are_compared_without_version_and_case() -> None:
     assert [reason is None for reason in reasons] == [True, True, False, True, False]
     assert reasons[2] == "left out by params.yaml: its licence is CC-BY"
     assert reasons[4] == "left out by params.yaml: its licence is not said"
-    assert found[2].label == ""
+    assert found[2].label == "mel", "or a diagnosis of its lesion would be forgotten"
 
 
 def test_a_map_of_a_label_that_is_not_there_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"the source has no label 'Mel'; its labels are mel, nv"):
         chosen("mel", "nv", "", label_map={"Mel": "mel"})
+
+
+def test_of_two_diagnoses_of_a_lesion_none_is_forgotten_by_leaving_it_out() -> None:
+    images = [image(1, "nevus", "CC-0"), image(2, "melanoma", "CC-BY-NC"), image(3, "nevus", "CC-0")]
+    one_lesion = [replace(images[0], lesion_id="L"), replace(images[1], lesion_id="L"), images[2]]
+    found, left_out = choose(one_lesion, classes="as_labelled", label_map={}, drops=False, licenses=["CC-0"])
+    reasons = check_listing(found, left_out)
+    assert reasons == [
+        "its lesion has several diagnoses: mel, nv",
+        "left out by params.yaml: its licence is CC-BY-NC",
+        None,
+    ]

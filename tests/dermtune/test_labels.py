@@ -61,7 +61,21 @@ def test_no_word_means_two_classes() -> None:
     assert [(word, name, class_of(word)) for word, name in words if class_of(word) != name] == []
 
 
-@pytest.mark.parametrize("label", ["nevus, cannot exclude melanoma", "no melanoma", "Nevus sebaceus"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "nevus, cannot exclude melanoma",
+        "no melanoma",
+        "Nevus sebaceus",
+        "nevus?",
+        "nv ?",
+        "nevus (?)",
+        "MEL-",
+        "≠ nevus",
+        "<nevus>",
+        "!mel",
+    ],
+)
 def test_nothing_is_guessed_from_a_part_of_a_label(label: str) -> None:
     assert class_of(label) is None
 

@@ -79,7 +79,7 @@ def test_what_lies_there_is_not_trusted_where_the_notes_are_of_something_else(
     out, notes = tmp_path / "out", tmp_path / "ingest.json"
     run(out, notes)
     kept = notes.read_bytes()
-    others = (b"{", kept.replace(b'"code": "', b'"code": "x'))
+    others = (b"{", kept.replace(b'"code": "', b'"code": "x'), kept.replace(b'.tar": "', b'.tar": "x'))
     for spoilt in others:
         notes.write_bytes(spoilt)
         assert len(run(out, notes)) == 40

@@ -120,3 +120,8 @@ def test_files_that_are_merely_missing_do_not_stop_the_run_unless_nothing_is_lef
     refuse_bad_source(102, missing, allowed=0.05)
     with pytest.raises(SourceError, match="98 listed ones missing"):
         refuse_bad_source(0, missing, allowed=0.05)
+
+
+def test_an_image_that_is_left_out_does_not_stand_in_the_way_of_its_copy() -> None:
+    assert check_listing([image(), image()], ["left out", None]) == ["left out", None]
+    assert check_listing([image(label=""), image()]) == ["no label", None]

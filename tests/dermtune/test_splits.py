@@ -259,3 +259,10 @@ def test_images_beside_an_official_test_split_come_to_the_others() -> None:
     table = assigned(images([1] * 120, given=own))
     assert (table["split"] == "test").sum() == 12
     assert (table["split"] == "val").sum() > 10
+
+
+def test_what_the_listing_links_stays_together() -> None:
+    table = images([1] * 60).assign(linked=[0, 0, *range(2, 60)])
+    split = assign_splits(table, copies=range(60), config=choices(), seed=1)
+    assert split["group_id"][0] == split["group_id"][1]
+    assert "linked" not in split

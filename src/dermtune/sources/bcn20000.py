@@ -33,7 +33,7 @@ def bcn20000(root: Path) -> list[SourceImage]:
     tables = [name for one in _FIGSHARE if (name := files.find(one))] or [files.require(*_ARCHIVE)]
     rows = [row for name in tables for row in _rows(files, name)]
     has_test = any(
-        _SPLITS.get(row.get("split", "")) == "test" and _label(row) and files.image(row["image"])
+        _SPLITS.get(row.get("split", "").casefold()) == "test" and _label(row) and files.image(row["image"])
         for row in rows
     )
     images = [_image(files, row, has_split=has_test) for row in rows]

@@ -32,9 +32,10 @@ def dicom_folder(root: Path) -> list[SourceImage]:
 
     DICOM files are those with the suffix .dcm or .dicom, or with none and the mark that the standard asks
     for; they may lie in .zip files. The table is the one *.csv or *.tsv. Its column `SOPInstanceUID` or
-    `file` says which file, `label` or `diagnosis` what it shows, and `lesion_id`, where there is one, of
-    which lesion; case does not count in the columns' names. Nothing that a DICOM file holds is taken for a
-    label: what it says of diagnoses is free text, and of a visit, not of a lesion.
+    `file` says which file, `label` or `diagnosis` what it shows, and `lesion_id` and `patient_id`, where
+    there are such, of which lesion and whom, before what the file says; case does not count in the columns'
+    names. Nothing that a DICOM file holds is taken for a label: what it says of diagnoses is free text, and
+    of a visit, not of a lesion.
 
     Names of files often hold names of patients, so neither ids nor paths here do. An image's id is `dcm-`
     and the first 16 hex digits of the SHA-256 of its SOP Instance UID (of a damaged file, of its bytes). To
@@ -121,7 +122,7 @@ def _table(files: SourceFiles) -> str | None:
 
 
 def _rows(files: SourceFiles, table: str) -> list[Row]:
-    """Rows of `uid`, `file`, `label` and `lesion_id`; what is not given is empty."""
+    """Rows of `uid`, `file`, `label`, `lesion_id` and `patient_id`; what is not given is empty."""
     rows = read_rows(files.read(table), name=str(files.root / table))
     there = {column.casefold(): column for column in (rows[0] if rows else ())}
 
@@ -134,7 +135,7 @@ def _rows(files: SourceFiles, table: str) -> list[Row]:
             f"{files.root / table}: needs a column label or diagnosis, and one SOPInstanceUID or file; its"
             f" columns are {', '.join(there.values())}"
         )
-    columns["lesion_id"] = column(["lesion_id"])
+    columns |= {name: column([name]) for name in ("lesion_id", "patient_id")}
     return [{name: row[found] if found else "" for name, found in columns.items()} for row in rows]
 
 
@@ -147,4 +148,5 @@ def _labelled(image: SourceImage, row: Row) -> SourceImage:
         image,
         label=known(row["label"]) or "",
         lesion_id=known(row["lesion_id"]) or image.lesion_id,
+        patient_id=known(row["patient_id"]) or image.patient_id,
     )

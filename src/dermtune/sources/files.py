@@ -5,17 +5,25 @@ lead out of the folder. Nothing is unpacked.
 """
 
 import errno
+import hashlib
 import os
 import unicodedata
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatch
 from functools import lru_cache, partial
+from lzma import LZMAError
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from zipfile import BadZipFile, ZipFile
 
 from dermtune.errors import SourceError
+from dermtune.sources import SourceImage
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES
 
+_DAMAGED = (
+    BadZipFile, EOFError, KeyError, LZMAError, NotImplementedError, RuntimeError, ValueError, zlib.error,
+)  # fmt: skip
 _OUTSIDE = "a link that leads out of the source's folder"
 
 
@@ -31,7 +39,11 @@ class SourceFiles:
         if not root.is_dir():
             raise SourceError(f"{root}: no such folder; set ingest.path to the source's folder")
         self.root = root
-        self._files = {_nfc(name): read for name, read in sorted(_walk(root))}
+        self._files: dict[str, Callable[[], bytes]] = {}
+        for name, read in sorted(_walk(root), key=itemgetter(0)):
+            if _nfc(name) in self._files:
+                raise SourceError(f"{root / name}: two files are called so; keep one")
+            self._files[_nfc(name)] = read
         self._stems: dict[str, str] | None = None
 
     @property
@@ -92,8 +104,18 @@ class SourceFiles:
             raise SourceError(f"{self.root / name}: {error.strerror or error}") from error
 
 
+def _refuse(error: OSError) -> None:
+    raise SourceError(f"{error.filename}: {error.strerror}; no file in it could be listed") from error
+
+
 def _walk(root: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
-    for folder, folders, names in os.walk(root):
+    for folder, folders, names in os.walk(root, onerror=_refuse):
+        for one in folders:
+            if Path(folder, one).is_symlink() and not _is_hidden(one):
+                raise SourceError(
+                    f"{Path(folder, one)}: a link to a folder, which is not followed; put the folder there,"
+                    " or set ingest.path to where it is"
+                )
         folders[:] = [one for one in folders if not _is_hidden(one)]
         for name in names:
             if _is_hidden(name):
@@ -110,7 +132,7 @@ def _members(path: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
     try:
         with ZipFile(path) as opened:
             members = opened.infolist()
-    except (OSError, BadZipFile, ValueError) as error:
+    except (OSError, BadZipFile, NotImplementedError, ValueError) as error:
         raise SourceError(f"{path}: not a .zip that can be read: {error}; download it again") from error
     for one in members:
         parts = set(PurePosixPath(one.filename).parts) - {".."}
@@ -132,7 +154,7 @@ def _read_member(path: Path, name: str) -> bytes:
         if opened.getinfo(name).file_size > MAX_BYTES:
             raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
         return opened.read(name)
-    except (BadZipFile, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError) as error:
+    except _DAMAGED as error:
         raise OSError(errno.EIO, f"damaged in {path.name}") from error
 
 
@@ -146,16 +168,26 @@ def _missing(name: str) -> bytes:
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
-def stamp(content: Callable[[], bytes]) -> str | None:
-    """Place, size and time of the last change of a file of `SourceFiles`; None: it is none, or is gone."""
+def file_key(image: SourceImage) -> str | None:
+    """Place and state of an image's files, as a hash; None: they are none of `SourceFiles`, or are gone."""
+    stamps = [_stamp(content) for content in (image.content, image.mask) if content is not None]
+    if None in stamps:
+        return None
+    named = "\n".join([image.source, image.image_id, *map(str, stamps)])
+    return hashlib.sha256(named.encode()).hexdigest()
+
+
+def _stamp(content: Callable[[], bytes]) -> str | None:
+    """Where a file really is, its size, and the times at which it, or what is known of it, last changed."""
     if not isinstance(content, partial) or content.func not in {_read, _read_member}:
         return None
     path, name = (content.args[1], "") if content.func is _read else content.args
     try:
-        found = path.stat()
+        found, real = path.stat(), path.resolve()
     except OSError:
         return None
-    return f"{path.absolute()}/{name} {found.st_size} {found.st_mtime_ns}"
+    times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
+    return f"{path.absolute()} {real} {name} {found.st_size} {times}"
 
 
 def _is_hidden(name: str) -> bool:

@@ -60,12 +60,11 @@ def _rows(files: SourceFiles) -> list[Row]:
             f"{files.root}: no {_KAGGLE} or ISIC_2024_Training_GroundTruth.csv here; set ingest.path to the"
             " source's folder"
         )
-    rows = {row["isic_id"]: row for row in _read(files, truth, "malignant")}
+    more: dict[str, Row] = {}
     for other in filter(None, map(files.find, _OTHERS)):
         for row in _read(files, other):
-            if row["isic_id"] in rows:
-                rows[row["isic_id"]] |= row
-    return [*rows.values()]
+            more.setdefault(row["isic_id"], {}).update({name: cell for name, cell in row.items() if cell})
+    return [row | more.get(row["isic_id"], {}) for row in _read(files, truth, "malignant")]
 
 
 def _read(files: SourceFiles, name: str, *required: str) -> list[Row]:

@@ -1,6 +1,7 @@
 """Names of image files: what a table may call them, the ids that they give, and words for splits."""
 
 import errno
+import hashlib
 import posixpath  # pathlib would take most of the time of a large listing
 import re
 import unicodedata
@@ -24,6 +25,9 @@ SPLIT_WORDS: Mapping[str, Split] = MappingProxyType(
         "holdout": "test",
     }
 )
+
+
+_LONGEST = 100  # characters of an id, as ingest takes it
 
 
 class NamedFiles:
@@ -58,7 +62,17 @@ def image_ids(names: Sequence[str]) -> dict[str, str]:
     """An id for each file: its name without folders and suffix where no other has the same, else its path."""
     stems = {name: plain_id(posixpath.splitext(posixpath.basename(name))[0]) for name in names}
     counts = Counter(stem.casefold() for stem in stems.values())
-    return {name: stem if counts[stem.casefold()] == 1 else plain_id(name) for name, stem in stems.items()}
+    ids = {name: stem if counts[stem.casefold()] == 1 else plain_id(name) for name, stem in stems.items()}
+    uses = Counter(one.casefold() for one in ids.values())
+    return {
+        name: one if uses[one.casefold()] == 1 and len(one) <= _LONGEST else _short(one, name)
+        for name, one in ids.items()
+    }
+
+
+def _short(image_id: str, name: str) -> str:
+    """Told from others by a hash of the whole name."""
+    return f"{image_id[: _LONGEST - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def plain_id(name: str) -> str:

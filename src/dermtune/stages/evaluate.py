@@ -107,7 +107,7 @@ def evaluate_bundle(
         pairs = find_duplicates(open_array(images / PRINTS, rows=len(table)))
         copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
         groups = group_names(group_images(table, copies.tolist()))
-        table = check_table(table.assign(split="test", group_id=groups))
+        table = check_table(table.drop(columns="linked").assign(split="test", group_id=groups))
         log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
         sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()
         _measure(

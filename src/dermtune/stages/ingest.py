@@ -26,14 +26,16 @@ from dermtune.data_card import balance
 from dermtune.duplicates import SIDE, Pair
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
-from dermtune.memory import Memory, file_key, remember
+from dermtune.memory import Memory
 from dermtune.metadata import metadata_aurocs, suspicious
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
 from dermtune.quality import (
     BY_CHOICE,
     NO_FILE,
+    REPEATED,
     CheckedImage,
+    check_image,
     check_images,
     check_listing,
     refuse_bad_source,
@@ -41,7 +43,7 @@ from dermtune.quality import (
 from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, places
 from dermtune.sources import SourceImage
 from dermtune.sources.listing import PartName, SourceName, list_images
-from dermtune.splits import SplitConfig, assign_splits, join_pairs, read_splits
+from dermtune.splits import SplitConfig, assign_splits, join_groups, join_pairs, read_splits
 from dermtune.table import SOURCE_COLUMNS, SPLITS, read_table, write_table
 from dermtune_bundle.decode import decode, resize
 from dermtune_bundle.errors import ImageError
@@ -120,7 +122,7 @@ def ingest(
     _write_tables(out, table, quarantined, described)
     _write_pages(out, quarantined, described, pairs, shares=None if is_official else config.split.shares)
     if notes:
-        remember(notes, out, files, pairs)
+        memory.remember(notes, out, files, pairs)
     log.info(
         "%d images listed: %d kept, %d set aside",
         *(described[name] for name in ("read", "kept", "quarantined")),
@@ -134,7 +136,7 @@ def read_source(
 
     Returns:
         Their table, without groups and splits but with the source's own (`given`) and the key of each file
-        (`file`, as of `memory.file_key`), and what was set aside:
+        (`file`, as of `files.file_key`) and listing groups (`linked`), and what was set aside:
         `image_id, path, reason, thumbnail` (JPEG, of the first of each reason that show something).
 
     Raises:
@@ -157,7 +159,7 @@ def read_source(
         drops=config.unmapped == "drop",
         licenses=config.licenses,
     )
-    reasons = [chosen or found for chosen, found in zip(left_out, check_listing(images), strict=True)]
+    reasons = check_listing(images, left_out)
     table, quarantined = _check_and_pack(images, reasons, out, _key(config, key), memory)
     refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
     ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
@@ -179,33 +181,48 @@ def _check_and_pack(
     images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes, memory: Memory
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+    (out / "images.parquet").unlink(missing_ok=True)  # of other shards, from now on
     checks = progress(_check(usable, memory), "ingest", len(usable))
-    rows, quarantined = [], []
+    linked = _linked(images)
+    rows, quarantined, kept = [], [], set()
     with (
         ImagePacker(out) as packer,
         create_array(out / PRINTS, (None, SIDE, SIDE), "uint8") as prints,
         create_array(out / MASKS, (None, *NO_MASK.shape), "uint8") as masks,
     ):
-        for image, reason in zip(images, reasons, strict=True):
+        for image, reason, link in zip(images, reasons, linked, strict=True):
             checked = reason or next(checks)
+            if checked == REPEATED and image.image_id not in kept:
+                checked = check_image(image)  # the first of that id could not be used
             if isinstance(checked, str):
                 quarantined.append({"image_id": image.image_id, "path": image.path, "reason": checked})
                 continue
             place = packer.add(image.image_id + checked.suffix, checked.data)
             prints.append(checked.print[None])
             masks.append((NO_MASK if checked.mask is None else checked.mask)[None])
-            rows.append(_row(image, checked, place, key))
+            rows.append(_row(image, checked, place, key) | {"linked": link})
+            kept.add(image.image_id)
     for path in set(out.glob("images-*.tar")) - {out / row["shard"] for row in rows}:
         path.unlink()  # of an earlier run, which had more
     return pd.DataFrame(rows), quarantined
 
 
+def _linked(images: Sequence[SourceImage]) -> list[int]:
+    """Groups of all that is listed: an image listed twice joins two lesions, though it is kept once."""
+    groups = join_groups(
+        [image.image_id.casefold() for image in images],
+        [image.lesion_id or None for image in images],
+        [image.patient_id and (image.source, image.patient_id) for image in images],
+    )
+    return [int(group) for group in groups]
+
+
 def _check(images: Sequence[SourceImage], memory: Memory) -> Iterator[CheckedImage | str]:
     """`check_images`, of what is not known."""
-    is_known = [memory.knows(image) for image in images]
-    checks = check_images([image for image, known in zip(images, is_known, strict=True) if not known])
-    for image, known in zip(images, is_known, strict=True):
-        yield memory.recall(image) if known else next(checks)
+    recalled = [memory.find(image) for image in images]
+    checks = check_images([image for image, row in zip(images, recalled, strict=True) if row is None])
+    for row in recalled:
+        yield next(checks) if row is None else memory.recall(row)
 
 
 def _row(
@@ -215,7 +232,7 @@ def _row(
     if image.patient_id is not None:
         row["patient_id"] = pseudonym(key, source=image.source, patient_id=image.patient_id)
     row |= {"sha256": checked.sha256, "width": checked.width, "height": checked.height, "given": image.split}
-    row["file"] = file_key(image)
+    row["file"] = checked.file
     row |= dict(zip(("shard", "offset", "size"), place, strict=True))
     row |= dict(zip(("red", "green", "blue"), checked.colour, strict=True))
     return row | {"has_text": checked.has_text, "has_mask": checked.mask is not None}

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from dermtune.errors import SourceError
-from dermtune.sources.files import SourceFiles
+from dermtune.sources import SourceImage
+from dermtune.sources.files import SourceFiles, file_key
 
 
 def lay_out(root: Path) -> SourceFiles:
@@ -59,6 +60,54 @@ def test_links_are_followed_inside_the_folder_alone(tmp_path: Path) -> None:
         assert files.content(files.image("in"))() == b"a"
         with pytest.raises(PermissionError, match="leads out of the source's folder"):
             files.content(files.image("out"))()
+
+
+def test_a_link_to_a_folder_is_not_passed_over_in_silence(tmp_path: Path) -> None:
+    lay_out(tmp_path / "root")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "root/mel").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SourceError, match="root/mel: a link to a folder"):
+        SourceFiles(tmp_path / "root")
+
+
+def test_a_zip_that_names_a_file_twice_is_refused(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(tmp_path / "a.zip", "w") as packed,
+        pytest.warns(UserWarning, match="Duplicate name"),
+    ):
+        packed.writestr("a.png", b"1")
+        packed.writestr("a.png", b"2")
+    with pytest.raises(SourceError, match=r"a\.zip/a\.png: two files are called so"):
+        SourceFiles(tmp_path)
+
+
+def test_a_damaged_stream_in_a_zip_is_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("a.png", bytes(range(256)) * 40)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    data[40:60] = b"\xff" * 20
+    (tmp_path / "a.zip").write_bytes(data)
+    with pytest.raises(OSError, match=r"damaged in a\.zip"):
+        SourceFiles(tmp_path).content("a.zip/a.png")()
+
+
+def test_the_key_of_a_file_tells_where_it_is_and_how(tmp_path: Path) -> None:
+    files = lay_out(tmp_path / "root")
+
+    def key() -> str | None:
+        return file_key(SourceImage("a", "a", "nv", "a", files.content("images/a.JPG")))
+
+    keys = [key()]
+    path = tmp_path / "root/images/a.JPG"
+    path.write_bytes(b"b")
+    keys.append(key())
+    path.rename(tmp_path / "a.JPG")
+    keys.append(key())
+    path.symlink_to(tmp_path / "a.JPG")
+    keys.append(key())
+    assert keys[2] is None
+    assert len(set(keys)) == 4
+    assert file_key(SourceImage("a", "a", "nv", "a", bytes)) is None
 
 
 def test_accents_are_spelt_in_one_way(tmp_path: Path) -> None:

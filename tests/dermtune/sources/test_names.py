@@ -62,3 +62,10 @@ def test_ids_are_unique_and_valid() -> None:
         "b/TWO.jpg": "b-TWO.jpg",
         "b/Foto (3).png": "Foto-3-",
     }
+
+
+def test_ids_that_are_alike_or_too_long_are_told_apart_by_a_hash() -> None:
+    names = ["nv/lesion 1.jpg", "nv/lesion-1.jpg", f"{'x' * 120}.jpg"]
+    ids = image_ids(names)
+    assert len({one.casefold() for one in ids.values()}) == 3
+    assert all(len(one) <= 100 for one in ids.values())

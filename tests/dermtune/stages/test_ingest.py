@@ -288,3 +288,35 @@ def test_pages_describe_what_was_ingested(ingested: Path) -> None:
     assert described["@type"] == "sc:Dataset"
     balance = pd.read_csv(ingested / "splits_by_class.csv")
     assert balance["images"].sum() == len(read_table(ingested / "images.parquet"))
+
+
+def test_a_copy_stands_in_for_what_cannot_be_used_and_joins_what_is_listed_twice(
+    params: Params, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    rows = of_two_classes(40)
+    write_listed(source / "a", [*rows, "J0,L0,P0,melanoma,40", "J1,L5,Erika-2,melanoma,40"])
+    write_listed(source / "b", ["J0,X0,P0,melanoma,40", "I8,X1,P1,melanoma,40", "J2,X1,P1,melanoma,40"])
+    (source / "a/J0.jpg").write_bytes(b"no image")
+    changes = {"source": "several", "parts": {"listed": "a", "class_folders": "b"}, "max_quarantine": 0.9}
+    (source / "b/labels.csv").unlink()
+    (source / "b/melanoma").mkdir()
+    for path in (source / "b").glob("*.jpg"):
+        path.rename(source / "b/melanoma" / path.name)
+    ingest(config(params, source, **changes), seed=1, out=out)
+    table = read_table(out / "images.parquet").set_index("image_id")
+    aside = pd.read_parquet(out / "quarantine.parquet").set_index("path")["reason"]
+    assert table["source"]["J0"] == "class_folders"
+    assert aside["melanoma/I8.jpg"] == "its id occurs twice"
+    assert len(table) + len(aside) == 45
+
+
+def test_a_run_that_fails_leaves_no_table_over_other_images(params: Params, tmp_path: Path) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    write_listed(source, of_two_classes(40))
+    ingest(config(params, source, source="listed"), seed=1, out=out)
+    for number in range(4, 40):
+        (source / f"I{number}.jpg").write_bytes(b"no image")
+    with pytest.raises(SourceError, match="files are unusable"):
+        ingest(config(params, source, source="listed"), seed=1, out=out)
+    assert not (out / "images.parquet").exists()
