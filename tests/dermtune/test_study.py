@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from dermtune.params import Params
@@ -15,6 +16,7 @@ def test_stacked_arrays_are_read_as_one() -> None:
     assert np.array_equal(_Stacked(upper, lower)[rows], np.concatenate([upper, lower])[rows])
 
 
+@pytest.mark.slow
 def test_what_leaks_is_learned_by_heart(params: Params, larger: Path, tmp_path: Path) -> None:
     recipe = {"epochs": 12, "patience": 12, "lr": 0.01, "dropout": 0.0, "label_smoothing": 0.0}
     eager = params.model_copy(update={"finetune": params.finetune.model_copy(update=recipe)})

@@ -185,7 +185,7 @@ def test_plots_are_drawn(clean: Path) -> None:
     shown = json.loads(run(clean, "dvc", "plots", "show", "--json").stdout)
     plots = shown["data"]
     assert not shown.get("errors")
-    assert len(plots) == 16
+    assert len(plots) == 18
     assert all(plots.values())
     roc = plots["ROC, one class against the rest"][0]["content"]
     assert {point["class"] for point in roc["data"]["values"]} == {
