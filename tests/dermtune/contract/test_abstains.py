@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ def folder(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.to_csv(out / "source/HAM10000_metadata.csv", index=False)
     for name in rows["image_id"]:
         if (image := REAL / "images" / f"{name}.jpg").exists():
-            (out / "source/images" / image.name).symlink_to(image)
+            copyfile(image, out / "source/images" / image.name)
     changes = {"source": "ham10000", "path": str(out / "source"), "max_quarantine": 1.0}
     ingest(params.ingest.model_copy(update=changes), seed=1, out=out / "ingest")
     backbone = params.backbone
