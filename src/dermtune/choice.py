@@ -1,6 +1,5 @@
 """Which images a task uses, and as what: classes by label, and licences."""
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
@@ -8,6 +7,7 @@ from dermtune.errors import ConfigError
 from dermtune.labels import TASKS, Task, class_of
 from dermtune.quality import BY_CHOICE
 from dermtune.sources import SourceImage
+from dermtune.sources.rows import plain_license
 
 _SHOWN = 5  # labels named in one message
 
@@ -44,13 +44,13 @@ def choose(
         )
     task = TASKS[classes]
     meanings = {label: task.get(label_map.get(label) or class_of(label) or "") for label in labels}
-    allowed = {_plain(name) for name in licenses}
+    allowed = {plain_license(name) for name in licenses}
     chosen: list[SourceImage] = []
     reasons: list[str | None] = []
     unmapped: dict[str, str] = {}
     for row, image in enumerate(images, start=1):
         reason, meaning = None, meanings[image.label]
-        if allowed and _plain(image.license or "") not in allowed:
+        if allowed and plain_license(image.license or "") not in allowed:
             reason = f"{BY_CHOICE}its licence is {image.license or 'not said'}"
         elif image.label and meaning is None and drops:
             reason = f"{BY_CHOICE}its label {image.label!r:.60} is none of the classes"
@@ -66,8 +66,3 @@ def choose(
             " or set ingest.unmapped: drop"
         )
     return chosen, reasons
-
-
-def _plain(license_name: str) -> str:
-    """Without version or case: `cc-by-nc` of `CC BY-NC 4.0`."""
-    return re.sub(r"[\s-]*\d+(\.\d+)*$", "", license_name.strip().casefold()).replace(" ", "-")

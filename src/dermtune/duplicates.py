@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
+from operator import itemgetter
 from typing import NamedTuple
 
 import cv2
@@ -32,12 +33,14 @@ _LEAST_FIRST, _LEAST_MOVED = 0.9, 0.985
 # of its images cropped by 2% a side, nearly all are alike.
 _ALIKE_SIMILARITY, _ALIKE_CORRELATION = 0.985, 0.6
 _COPY_SIMILARITY, _COPY_CORRELATION = 0.99, 0.8
-_BLOCK = 256  # images compared at once, so that memory does not grow with the square of their number
+_BLOCK = 1024  # images compared at once, so that memory does not grow with the square of their number
+_ROWS = 256  # as well, with all others, or all cells
+_CELLS, _PROBES = 1024, 24  # of features; near how many a part is looked for
 _SYMMETRIES = 8
 
 # Windows of a side, as shares of it, that lie near all those that keep 80% or more; both sides give 36.
 _WINDOWS = ((0.015, 0.985), (0.03, 0.915), (0.085, 0.97), (0.015, 0.83), (0.1, 0.9), (0.17, 0.985))
-_ALL = (0.0, 1.0, 0.0, 1.0)
+_BOTH = tuple((*down, *across) for down in _WINDOWS for across in _WINDOWS)
 _STEP = 0.01  # of a side, by which a window's ends are moved to see how what it shows changes
 _FARTHEST = 0.09  # of a side, that an end may lie from the window's
 _RIDGE = np.diag(np.array([1e-6, 0.01, 0.01, 0.01, 0.01], np.float32))  # keeps the ends from moving freely
@@ -49,7 +52,6 @@ _ASTRAY = 0.06  # by which the registration may scale or shear a print further
 
 Prints = NDArray[np.uint8]
 Floats = NDArray[np.float32]
-_Window = tuple[float, float, float, float]  # top, bottom, left and right, as shares of the sides
 
 
 class Alike(NamedTuple):
@@ -83,7 +85,7 @@ class _Candidate(NamedTuple):
     whole: int
     symmetry: int
     window: Floats
-    """As _Window, its ends moved to where they agree most."""
+    """Top, bottom, left and right, as shares of the sides, moved to where they agree most."""
 
 
 def make_print(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -127,8 +129,8 @@ def find_alike(
         other_prints: (M, SIDE, SIDE).
     """
     found = []
-    for start in range(0, len(seen), _BLOCK):
-        similarity = seen[start : start + _BLOCK] @ others.T
+    for start in range(0, len(seen), _ROWS):
+        similarity = seen[start : start + _ROWS] @ others.T
         for row, column in np.argwhere(similarity >= _ALIKE_SIMILARITY).tolist():
             own = prints[start + row]
             turned = (_turn(other_prints[column][None], one)[0] for one in range(_SYMMETRIES))
@@ -140,74 +142,148 @@ def find_alike(
 
 def _parts(parts: Prints, wholes: Prints) -> Iterator[Pair]:
     """Pairs of a print that shows a part of another, or all of it, and that other."""
-    for part, whole, symmetry, window in _candidates(parts, wholes):
-        turned = np.ascontiguousarray(_turn(parts[part][None], symmetry)[0])
-        correlation = _confirm(turned, wholes[whole], window)
-        if correlation is not None:
-            yield Pair(part, whole, correlation)
-
-
-def _candidates(parts: Prints, wholes: Prints) -> list[_Candidate]:
-    """Each pair that may be copies once, with the flip or turn and the window that agree most."""
-    windows = [(*down, *across) for down in _WINDOWS for across in _WINDOWS]
-    tops = range(0, len(parts), _BLOCK)
-    found: list[_Candidate] = []
+    if not len(parts) or not len(wholes):
+        return
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # noqa: PLC0415
 
     # A thread a block and none within a product: products are small, and their threads would wait in turns.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
-        turned = list(pool.map(lambda top: _turned(parts[top : top + _BLOCK]), tops))
-        for left in range(0, len(wholes), _BLOCK):
-            block = wholes[left : left + _BLOCK]
-            views = np.concatenate(list(pool.map(partial(_views, block), windows)))
-            looks = pool.map(partial(_look, views=views, units=_unit(views[:, 0]), count=len(block)), turned)
-            for top, agreeing in zip(tops, looks, strict=True):
-                for (row, column), (_, symmetry, window, moves) in agreeing.items():
-                    ends = np.array(windows[window], np.float32) + moves
-                    found.append(_Candidate(top + row, left + column, symmetry, ends))
+        candidates = _candidates(parts, wholes, pool)
+        turned = (np.ascontiguousarray(_turn(parts[one.part][None], one.symmetry)[0]) for one in candidates)
+        there = (wholes[one.whole] for one in candidates)
+        found = pool.map(_confirm, turned, there, (one.window for one in candidates))
+        for one, correlation in zip(candidates, found, strict=True):
+            if correlation is not None:
+                yield Pair(one.part, one.whole, correlation)
+
+
+def _candidates(parts: Prints, wholes: Prints, pool: ThreadPoolExecutor) -> list[_Candidate]:
+    """Each pair that may be copies once, with the flip or turn and the window that agree most."""
+    tops, blocks = range(0, len(parts), _BLOCK), range(0, len(wholes), _BLOCK)
+    turned = np.concatenate([*pool.map(lambda top: _turned(parts[top : top + _BLOCK]), tops)])
+    cells = pool.map(lambda some: _cells(some, _PROBES), np.array_split(turned, len(tops)))
+    members = _by_cell(np.concatenate([*cells]).ravel(), every=_PROBES)
+    best: dict[tuple[int, int], tuple[float, _Candidate]] = {}
+    looks = pool.map(lambda left: _look(turned, members, wholes[left : left + _BLOCK]), blocks)
+    for left, found in zip(blocks, looks, strict=True):
+        for agreement, one in found:
+            pair = one.part, left + one.whole
+            if pair not in best or agreement > best[pair][0]:
+                best[pair] = agreement, one._replace(whole=pair[1])
+    return [candidate for _, (_, candidate) in sorted(best.items(), key=itemgetter(0))]
+
+
+def _look(turned: Floats, members: list[NDArray[np.int64]], wholes: Prints) -> list[tuple[float, _Candidate]]:
+    """What agrees with windows of some wholes, and how much.
+
+    Only what lies in one cell is compared: a fourteenth of all, and nearly all that agree.
+
+    Args:
+        turned: (N * _SYMMETRIES, _FEATURES), of the parts, as of `_turned`.
+        members: of each cell, the rows of `turned` that lie in it or near it.
+        wholes: (M, SIDE, SIDE).
+
+    Source: multi-probe locality-sensitive hashing, Lv et al. 2007, VLDB 33, p. 950.
+    """
+    views = _views(wholes)
+    units = np.ascontiguousarray(views[:, 0])
+    products = views @ views.swapaxes(1, 2)
+    found = []
+    for cell, places in enumerate(_by_cell(_cells(units, 1).ravel(), every=1)):
+        rows, columns = members[cell], places
+        if not len(rows) or not len(columns):
+            continue
+        near, far = np.divmod(np.flatnonzero(turned[rows] @ units[columns].T >= _LEAST_FIRST), len(columns))
+        rows, columns = rows[near], columns[far]
+        agreement, moves = _move(turned[rows], views[columns], products[columns])
+        for at in np.flatnonzero(agreement >= _LEAST_MOVED):
+            part, symmetry = divmod(int(rows[at]), _SYMMETRIES)
+            whole, window = divmod(int(columns[at]), len(_BOTH))
+            ends = np.array(_BOTH[window], np.float32) + moves[at]
+            found.append((float(agreement[at]), _Candidate(part, whole, symmetry, ends)))
     return found
 
 
-def _turned(prints: Prints) -> list[Floats]:
-    """Features (N, _FEATURES), of length one, of N prints in each of the flips and turns."""
-    return [_unit(_features(_turn(prints, symmetry), _ALL)) for symmetry in range(_SYMMETRIES)]
-
-
-def _look(
-    turned: list[Floats], *, views: Floats, units: Floats, count: int
-) -> dict[tuple[int, int], tuple[float, int, int, Floats]]:
-    """What agrees, by row and column: how much, in which symmetry and window, and how its ends move."""
-    best: dict[tuple[int, int], tuple[float, int, int, Floats]] = {}
-    for symmetry, features in enumerate(turned):
-        rows, places = np.divmod(np.flatnonzero(features @ units.T >= _LEAST_FIRST), len(units))
-        agreement, moves = _move(features[rows], views[places])
-        for at in np.flatnonzero(agreement >= _LEAST_MOVED):
-            window, column = divmod(int(places[at]), count)
-            pair = int(rows[at]), column
-            if pair not in best or agreement[at] > best[pair][0]:
-                best[pair] = float(agreement[at]), symmetry, window, moves[at]
-    return best
-
-
-def _move(parts: Floats, views: Floats) -> tuple[Floats, Floats]:
+def _move(parts: Floats, views: Floats, products: Floats) -> tuple[Floats, Floats]:
     """Move each window's ends to where it agrees most with the part, as if what it shows changed evenly.
 
     Args:
         parts: (N, _FEATURES), of length one.
         views: (N, 5, _FEATURES), as `_views` gives them.
+        products: (N, 5, 5), of the views with one another.
 
     Returns:
         The agreement (N,) there, and how far each end was moved (N, 4).
 
     Source: tangent distance, Simard et al. 1998, doi 10.1007/3-540-49430-8_13.
     """
-    views = views / np.maximum(np.linalg.norm(views[:, :1], axis=2, keepdims=True), _BLANK)
-    products = views @ views.swapaxes(1, 2) + _RIDGE
-    weights = np.linalg.solve(products, views @ parts[:, :, None])
-    moves: Floats = (weights[:, 1:, 0] / np.maximum(weights[:, :1, 0], 0.1)).astype(np.float32)
-    agreement: Floats = (_unit((weights * views).sum(axis=1)) * parts).sum(axis=1)
-    agreement[np.abs(moves).max(axis=1) > _FARTHEST] = 0
+    with_part = np.einsum("nvf,nf->nv", views, parts)
+    weights = np.linalg.solve(products + _RIDGE, with_part[:, :, None])[:, :, 0]
+    moves: Floats = (weights[:, 1:] / np.maximum(weights[:, :1], 0.1)).astype(np.float32)
+    squared = np.einsum("nv,nvw,nw->n", weights, products, weights)
+    agreement: Floats = (weights * with_part).sum(axis=1) / np.sqrt(np.maximum(squared, _BLANK**2))
+    agreement[np.abs(moves).max(axis=1, initial=0) > _FARTHEST] = 0
     return agreement, moves
+
+
+def _turned(prints: Prints) -> Floats:
+    """Features (N * _SYMMETRIES, _FEATURES), of length one, of N prints in each of the flips and turns."""
+    waves = _waves(0, 1)
+    amounts = waves @ prints.astype(np.float32) @ waves.T
+    flipped = (-1.0) ** np.arange(_WAVES, dtype=np.float32)  # a wave is even or odd about the middle
+    turned = []
+    for symmetry in range(_SYMMETRIES):
+        down, across = flipped ** (symmetry & 1), flipped ** (symmetry >> 1 & 1)
+        one = amounts * np.outer(down, across)
+        turned.append(one.swapaxes(1, 2) if symmetry & 4 else one)
+    return _unit(_project(np.stack(turned, axis=1)).reshape(-1, _FEATURES))
+
+
+def _views(prints: Prints) -> Floats:
+    """What each window of N prints shows, and how it changes by each of its four ends.
+
+    Returns:
+        (N * 36, 5, _FEATURES), in units of the length of what the window shows.
+    """
+    starts, ends = np.array(_WINDOWS).T
+    waves = _waves(starts, ends)
+    by_start = (_waves(starts + _STEP, ends) - _waves(starts - _STEP, ends)) / (2 * _STEP)
+    by_end = (_waves(starts, ends + _STEP) - _waves(starts, ends - _STEP)) / (2 * _STEP)
+    down = waves.reshape(-1, SIDE) @ prints.astype(np.float32)  # (N, 6 * _WAVES, SIDE)
+    pairs = [(down, waves)]
+    pairs += [(moved.reshape(-1, SIDE) @ prints.astype(np.float32), waves) for moved in (by_start, by_end)]
+    pairs += [(down, by_start), (down, by_end)]
+    shape = len(prints), len(_WINDOWS), _WAVES, len(_WINDOWS), _WAVES
+    amounts = [(one @ other.reshape(-1, SIDE).T).reshape(shape).swapaxes(2, 3) for one, other in pairs]
+    found = np.stack([_project(one).reshape(-1, _FEATURES) for one in amounts], axis=1)
+    lengths = np.linalg.norm(found[:, :1], axis=2, keepdims=True)
+    views: Floats = np.divide(found, lengths, out=np.zeros_like(found), where=lengths > _BLANK)
+    return views
+
+
+def _by_cell(cells: NDArray[np.int64], *, every: int) -> list[NDArray[np.int64]]:
+    """Of each cell, the rows that lie in it, where a row has so many entries in `cells`."""
+    order = np.argsort(cells, kind="stable")
+    return np.split(order // every, np.cumsum(np.bincount(cells, minlength=_CELLS))[:-1])
+
+
+def _cells(units: Floats, count: int) -> NDArray[np.int64]:
+    """The cells (N, count) in which N features of length one lie: those of the centres most like them."""
+    found = []
+    for top in range(0, len(units), _ROWS):
+        far = -(units[top : top + _ROWS] @ _centres().T)
+        # far quicker than a partition where one is asked for
+        found.append(far.argmin(axis=1)[:, None] if count == 1 else np.argpartition(far, count)[:, :count])
+    return np.concatenate(found)
+
+
+@cache
+def _centres() -> Floats:
+    """Features (_CELLS, _FEATURES) of windows of drawn pictures, the same for every set of images."""
+    rng = np.random.default_rng(1)
+    pictures, windows = _clouds(_CELLS, rng), rng.integers(0, len(_BOTH), _CELLS)
+    ends = np.array(_BOTH)[windows]
+    return _unit(_project(_products(pictures, _waves(*ends[:, :2].T), _waves(*ends[:, 2:].T))))
 
 
 def _confirm(part: Prints, whole: Prints, window: Floats) -> float | None:
@@ -248,19 +324,9 @@ def _detail(print_: NDArray[np.number]) -> Floats:
     return detail
 
 
-def _views(prints: Prints, window: _Window) -> Floats:
-    """Features of a window of N prints, and how they change by each of its four ends: (N, 5, _FEATURES)."""
-    views = [_features(prints, window)]
-    for step in _STEP * np.eye(4):
-        after, before = (_features(prints, tuple(np.add(window, way * step))) for way in (1, -1))
-        views.append((after - before) / (2 * _STEP))
-    return np.stack(views, axis=1)
-
-
-def _features(prints: Prints, window: _Window) -> Floats:
-    """What a window of N prints shows, by that which tells pictures apart but not their crops."""
-    top, bottom, left, right = window
-    features: Floats = _products(prints, _waves(top, bottom), _waves(left, right)) @ _axes()
+def _project(amounts: Floats) -> Floats:
+    """Features (…, _FEATURES) of amounts of waves (…, _WAVES, _WAVES): these tell pictures apart."""
+    features: Floats = amounts.reshape(*amounts.shape[:-2], -1)[..., 1:] @ _axes()
     return features
 
 
@@ -281,7 +347,7 @@ def _axes() -> Floats:
     ends, windows = np.stack([starts, starts + lengths], axis=2), np.array(_WINDOWS)
     nearest = windows[np.abs(ends[:, :, None] - windows).max(axis=3).argmin(axis=2)]
     crops, near = (
-        _unit(_products(pictures, *(_waves(side[:, 0], side[:, 1]) for side in sides)))
+        _unit(_products(pictures, *(_waves(*side.T) for side in sides)).reshape(len(pictures), -1)[:, 1:])
         for sides in (ends, nearest)
     )
     between, within = near.T @ near, (crops - near).T @ (crops - near)
@@ -316,9 +382,8 @@ def _waves(start: float | NDArray[np.float64], end: float | NDArray[np.float64])
 
 
 def _products(pictures: NDArray[np.number], down: Floats, across: Floats) -> Floats:
-    """How much of each pair of waves there is in N pictures: (N, 63); the first, their mean, is left out."""
-    products = down @ pictures.astype(np.float32) @ across.swapaxes(-1, -2)
-    amounts: Floats = products.reshape(len(pictures), -1)[:, 1:]
+    """How much of each pair of waves there is in N pictures: (N, _WAVES, _WAVES); the first is their mean."""
+    amounts: Floats = down @ pictures.astype(np.float32) @ across.swapaxes(-1, -2)
     return amounts
 
 

@@ -21,6 +21,16 @@ def code_fingerprint(*modules: str) -> str:
     return digest.hexdigest()
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def versions(*packages: str) -> dict[str, str]:
     """The installed version of each package.
 

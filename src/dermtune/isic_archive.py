@@ -25,7 +25,7 @@ from rich.progress import Progress
 
 from dermtune.errors import SourceError
 from dermtune.progress import progress
-from dermtune.sources.rows import Row, read_rows
+from dermtune.sources.rows import Row, plain_license, read_rows
 from dermtune_bundle.files import atomic_path
 
 try:  # the extra [isic], which brings all three
@@ -170,10 +170,10 @@ def _found(answer: dict[str, Any]) -> _Found:
 
 
 def _under(licenses: Sequence[str], images: Iterable[_Found], left_out: Counter[str]) -> Iterator[_Found]:
-    wanted = {one.casefold() for one in licenses}
+    wanted = {plain_license(one) for one in licenses}
     for image in images:
         license_ = image.row["copyright_license"]
-        if not wanted or license_.casefold() in wanted:
+        if not wanted or plain_license(license_) in wanted:
             yield image
         else:
             left_out[license_] += 1

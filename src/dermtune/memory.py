@@ -5,7 +5,6 @@ is remembered changes no result: it is what would be found again. The notes are 
 between machines.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from dermtune.appearance import MASKS
 from dermtune.duplicates import Pair, Prints, find_duplicates
 from dermtune.errors import DataError
-from dermtune.fingerprint import code_fingerprint, versions
+from dermtune.fingerprint import code_fingerprint, file_sha256, versions
 from dermtune.leakage import PRINTS
 from dermtune.quality import CheckedImage
 from dermtune.shards import open_array
@@ -74,7 +73,7 @@ class Memory:
         try:
             noted = json.loads(notes.read_text(encoding="utf-8"))
             notes.unlink()
-            is_of_this = noted["code"] == _code() and noted["files"] == _state(folder)
+            is_of_this = noted["code"] == _code() and noted["files"] == state_of(folder)
             return cls(dict(noted["rows"]), folder, list(noted["pairs"])) if is_of_this else cls({}, folder)
         except (OSError, ValueError, TypeError, KeyError, DataError):
             return cls({}, folder)
@@ -122,17 +121,19 @@ class Memory:
         found += [(int(new[one]), int(known[two]), correlation) for one, two, correlation in across]
         return sorted(Pair(min(one, two), max(one, two), correlation) for one, two, correlation in found)
 
-    def remember(self, notes: Path, folder: Path, keys: Sequence[str | None], pairs: Sequence[Pair]) -> None:
+    def remember(
+        self, notes: Path, state: Mapping[str, str], keys: Sequence[str | None], pairs: Sequence[Pair]
+    ) -> None:
         """Note which files the image table of a folder was made of, by the code of this memory.
 
         Args:
             notes: the file to write.
-            folder: what ingest wrote.
+            state: of the folder that ingest wrote, as of `state_of`.
             keys: of the table's images, in its order, as of `file_key`.
             pairs: those that are copies.
         """
         rows = {key: row for row, key in enumerate(keys) if key is not None}
-        noted = {"code": self._code, "files": _state(folder), "rows": rows, "pairs": pairs}
+        noted = {"code": self._code, "files": dict(state), "rows": rows, "pairs": pairs}
         with atomic_path(notes) as temporary:
             temporary.write_text(json.dumps(noted), encoding="utf-8")
 
@@ -142,13 +143,10 @@ class Memory:
             shard.close()
 
 
-def _state(folder: Path) -> dict[str, str]:
+def state_of(folder: Path) -> dict[str, str]:
     """SHA-256 of each file that is remembered from."""
-    found = {}
-    for path in [folder / "images.parquet", folder / PRINTS, folder / MASKS, *sorted(folder.glob("*.tar"))]:
-        with path.open("rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    arrays = (folder / name for name in ("images.parquet", PRINTS, MASKS))
+    return {path.name: file_sha256(path) for path in [*arrays, *sorted(folder.glob("*.tar"))]}
 
 
 def _code() -> str:

@@ -8,13 +8,13 @@ only a person can answer is left blank, and marked.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from markdown_it import MarkdownIt
 
 from dermtune.abstention import ANY
 from dermtune.labels import NAMES, lesion_class
+from dermtune.page import render_page
 from dermtune_bundle.manifest import Manifest, OperatingPoint, Quantization, flatten
 
 BLANK = "**[a person is to fill this in]**"
@@ -88,7 +88,7 @@ def model_card(manifest: Manifest) -> str:
 def card_page(card: str, *, title: str) -> str:
     """The card as one HTML page that needs nothing else, for those who read no Markdown."""
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(card)
-    return _PAGE.format(title=escape(title), body=body)
+    return render_page("model_card.html", {"title": title, "body": body})
 
 
 def describe_metric(metric: Metric) -> str:
@@ -203,28 +203,6 @@ def _plain(cell: str) -> str:
     return re.sub(r"([\\|\[\]<!*])", r"\\\1", text)
 
 
-_PAGE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 0 auto; max-width: 52rem; padding: 1.5rem 1rem 4rem; font: 16px/1.55 system-ui, sans-serif; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; font-size: .92rem; }}
-th, td {{ padding: .3rem .6rem; border-bottom: 1px solid #8884; text-align: left; vertical-align: top; }}
-pre {{ overflow-x: auto; padding: .6rem; border: 1px solid #8884; }}
-h2 {{ margin-top: 2rem; }}
-@media print {{ body {{ max-width: none; padding: 0; font-size: 10.5pt; }} table {{ display: table; }} }}
-</style>
-</head>
-<body>
-{body}</body>
-</html>
-"""
 _CARD = """\
 # Model card: {name}
 

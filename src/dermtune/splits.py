@@ -23,7 +23,7 @@ from dermtune_bundle.files import atomic_path
 
 _HEADER = ("sha256", "split")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_DECADES = 10  # years
+_DECADE = 10  # years
 
 
 class SplitConfig(Config):
@@ -231,7 +231,7 @@ def assign_splits(
         ]
     strata = None
     if config.stratify:
-        decades = table.assign(age=table["age"] // _DECADES)[[*config.stratify]].astype("string").fillna("")
+        decades = table.assign(age=table["age"] // _DECADE)[[*config.stratify]].astype("string").fillna("")
         strata = decades.agg("/".join, axis=1).tolist()
     split = split_groups(
         groups,

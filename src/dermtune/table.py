@@ -1,12 +1,12 @@
 """The image table: one row an image, its columns, and what must hold of every row."""
 
-import hashlib
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
 from dermtune.errors import DataError
+from dermtune.fingerprint import file_sha256
 from dermtune_bundle.files import atomic_path
 
 Split = Literal["train", "val", "test"]
@@ -83,10 +83,12 @@ def check_table(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Check the image table and write it as Parquet."""
+def write_table(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Check the image table and write it as Parquet; gives it as `read_table` will."""
+    checked = check_table(table)
     with atomic_path(path) as temporary:
-        check_table(table).to_parquet(temporary, index=False)
+        checked.to_parquet(temporary, index=False)
+    return checked
 
 
 def read_table(path: Path, *, split: Split | None = None) -> pd.DataFrame:
@@ -110,7 +112,7 @@ def table_sha256(folder: Path) -> str:
     """
     path = folder / "images.parquet"
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}; re-run ingest") from error
 

@@ -61,12 +61,12 @@ def test_or_it_is_dropped_and_said_so() -> None:
 
 
 def test_licences_are_compared_without_version_and_case() -> None:
-    licences = ["CC-BY-NC-4.0", "cc by-nc", "CC-BY", "CC-0", None]
+    licences = ["CC-BY-NC-4.0", "cc by-nc", "CC-BY", "CC-0", None, "CC0 1.0"]
     images = [image(number, "mel", licence) for number, licence in enumerate(licences)]
     found, reasons = choose(
         images, classes="as_labelled", label_map={}, drops=False, licenses=["CC-BY-NC", "CC-0"]
     )
-    assert [reason is None for reason in reasons] == [True, True, False, True, False]
+    assert [reason is None for reason in reasons] == [True, True, False, True, False, True]
     assert reasons[2] == "left out by params.yaml: its licence is CC-BY"
     assert reasons[4] == "left out by params.yaml: its licence is not said"
     assert found[2].label == "mel", "or a diagnosis of its lesion would be forgotten"

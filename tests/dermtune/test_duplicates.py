@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from dermtune import duplicates
 from dermtune.duplicates import find_duplicates, make_print
 from dermtune.sources.synthetic import synthetic
 from dermtune_bundle.decode import decode
@@ -112,6 +113,14 @@ def test_two_images_are_copies_or_not_whatever_other_images_there_are(planted: n
     assert {(7 * pair.first, half + 7 * pair.second) for pair in few} == {
         pair for pair in among if pair[0] % 7 == (pair[1] - half) % 7 == 0
     }
+
+
+def test_images_are_compared_in_blocks_with_the_same_result(
+    planted: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_once = find_duplicates(planted)
+    monkeypatch.setattr(duplicates, "_BLOCK", 50)
+    assert [pair[:2] for pair in find_duplicates(planted)] == [pair[:2] for pair in at_once]
 
 
 @pytest.mark.real

@@ -10,15 +10,14 @@ from dermtune.errors import SourceError
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import confirmed_by, most_specific, read_table, unlisted
+from dermtune.sources.names import SPLIT_WORDS
 from dermtune.sources.rows import Row, known, number, sex
-from dermtune.table import Split
 
 ATTRIBUTION = "Hernández-Pérez et al. 2024, doi 10.1038/s41597-024-03387-w"
 
 _FIGSHARE = ("bcn_20k_train.csv", "bcn_20k_test.csv")
 _ARCHIVE = ("bcn20000_metadata*.csv", "metadata.csv")
 _IDS = ("bcn_filename", "isic_id")
-_SPLITS: dict[str, Split] = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 
 
 def bcn20000(root: Path) -> list[SourceImage]:
@@ -33,7 +32,9 @@ def bcn20000(root: Path) -> list[SourceImage]:
     tables = [name for one in _FIGSHARE if (name := files.find(one))] or [files.require(*_ARCHIVE)]
     rows = [row for name in tables for row in _rows(files, name)]
     has_test = any(
-        _SPLITS.get(row.get("split", "").casefold()) == "test" and _label(row) and files.image(row["image"])
+        SPLIT_WORDS.get(row.get("split", "").casefold()) == "test"
+        and _label(row)
+        and files.image(row["image"])
         for row in rows
     )
     images = [_image(files, row, has_split=has_test) for row in rows]
@@ -71,7 +72,7 @@ def _image(files: SourceFiles, row: Row, *, has_split: bool) -> SourceImage:
         sex=sex(row.get("sex")),
         site=known(row.get("anatom_site_general")),
         dx_type=confirmed_by(row.get("diagnosis_confirm_type")),
-        split=_SPLITS.get(row.get("split", "").casefold()) if has_split else None,
+        split=SPLIT_WORDS.get(row.get("split", "").casefold()) if has_split else None,
         license=known(row.get("copyright_license")),
         attribution=known(row.get("attribution")) or ATTRIBUTION,
     )

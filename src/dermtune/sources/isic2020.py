@@ -3,13 +3,14 @@
 The table is the challenge's or Kaggle's `train.csv`; the images are JPEG or DICOM, in folders or .zip files.
 """
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import read_table, unlisted
 from dermtune.sources.rows import Row, known, number, sex
+from dermtune.splits import join_groups
 
 LICENSE = "CC-BY-NC-4.0"  # challenge2020.isic-archive.com, table "License"
 ATTRIBUTION = (
@@ -42,20 +43,16 @@ def isic2020(root: Path) -> list[SourceImage]:
     return rows + unlisted(files, rows, license=LICENSE, attribution=ATTRIBUTION)
 
 
-def _joined(lesions: dict[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The lesion of each image, where the lesions of a pair are one, transitively."""
-    same_as: dict[str, str] = {}
-
-    def first(lesion: str) -> str:
-        while lesion in same_as:
-            lesion = same_as[lesion]
-        return lesion
-
-    for one, other in pairs:
-        kept, joined = first(lesions.get(one, one)), first(lesions.get(other, other))
-        if kept != joined:
-            same_as[joined] = kept
-    return {image: first(lesion) for image, lesion in lesions.items()}
+def _joined(lesions: Mapping[str, str], pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """The lesion of each image, where the lesions of a pair are one, transitively: the first of them."""
+    shown = [*lesions.items(), *((image, lesions.get(image, image)) for pair in pairs for image in pair)]
+    linked: list[int | None] = [None] * len(lesions)
+    linked += [place for place in range(len(pairs)) for _ in range(2)]
+    groups = join_groups([lesion for _, lesion in shown], linked).tolist()
+    first: dict[int, str] = {}
+    return {
+        image: first.setdefault(group, lesion) for (image, lesion), group in zip(shown, groups, strict=True)
+    }
 
 
 def _image(files: SourceFiles, row: Row, lesion_id: str) -> SourceImage:

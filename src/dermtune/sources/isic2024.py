@@ -4,9 +4,7 @@ Its images are crops of 3D photographs of the whole body, as by a phone, and not
 one table, and the images both as HDF5 and as files; the challenge's own page gives three tables and a .zip.
 """
 
-import csv
 import errno
-import io
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -32,7 +30,6 @@ _COLUMNS = frozenset(
     }
 )
 _FIRST: dict[float | None, str] = {1.0: "Malignant", 0.0: "Benign"}
-_BYTE_ORDER_MARK = "\xef\xbb\xbf"  # UTF-8's, read as Latin-1
 
 
 def isic2024(root: Path) -> list[SourceImage]:
@@ -68,26 +65,10 @@ def _rows(files: SourceFiles) -> list[Row]:
 
 
 def _read(files: SourceFiles, name: str, *required: str) -> list[Row]:
-    cut = _cut(files.read(name))
-    return read_rows(cut, name=str(files.root / name), required=("isic_id", *required))
-
-
-def _cut(table: bytes) -> bytes:
-    """The columns that are of use: 400,000 rows of all 55 would take gigabytes."""
-    # Latin-1 gives every byte back as it was, whatever the encoding
-    lines = csv.reader(io.TextIOWrapper(io.BytesIO(table), "latin-1", newline=""))
-    try:
-        header = next(lines, [])
-        places = [at for at, cell in enumerate(header) if cell.removeprefix(_BYTE_ORDER_MARK) in _COLUMNS]
-        if not places:
-            return table
-        cut = io.StringIO()
-        writer = csv.writer(cut)
-        writer.writerow([header[at].removeprefix(_BYTE_ORDER_MARK) for at in places])
-        writer.writerows([line[at] for at in places if at < len(line)] for line in lines)
-    except csv.Error:
-        return table  # whose reader says what is wrong
-    return cut.getvalue().encode("latin-1")
+    # of 55 columns; 400,000 rows of all would take gigabytes
+    return read_rows(
+        files.read(name), name=str(files.root / name), required=("isic_id", *required), kept=_COLUMNS
+    )
 
 
 def _packed(files: SourceFiles) -> str | None:

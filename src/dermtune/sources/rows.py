@@ -2,7 +2,8 @@
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 
 from dermtune.errors import SourceError
 
@@ -14,42 +15,49 @@ _BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-
 _MAX_CELL = 1 << 20
 
 
-def read_rows(data: bytes, *, name: str, required: Sequence[str] = ()) -> list[Row]:
+def read_rows(
+    data: bytes, *, name: str, required: Sequence[str] = (), kept: Collection[str] | None = None
+) -> list[Row]:
     """Read CSV or TSV: a row a line, cells stripped, missing ones empty.
 
     Args:
         data: the whole file: UTF-8, UTF-16 with its mark, else Windows-1252.
         name: what error messages call it.
         required: columns that must be there.
+        kept: columns to give, of those that are there; None: all.
 
     Raises:
         SourceError: no table, a column is missing or occurs twice, or a row has more cells than columns.
     """
-    text = _decode(data, name)
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t|", key=header.count)
-    csv.field_size_limit(_MAX_CELL)
-    try:
-        lines = [
-            [cell.strip() for cell in line] for line in csv.reader(io.StringIO(text), delimiter=delimiter)
-        ]
-    except csv.Error as error:
-        raise SourceError(f"{name}: not a readable table: {error}") from error
-    lines = [line for line in lines if any(line)]
-    if not lines:
+    lines = _lines(_decode(data, name), name)
+    columns = next(lines, None)
+    if columns is None:
         raise SourceError(f"{name}: empty")
-    columns = lines[0]
     if doubled := sorted({column for column in columns if column and columns.count(column) > 1}):
         raise SourceError(f"{name}: column {', '.join(doubled)} occurs twice")
     if lacking := [column for column in required if column not in columns]:
         raise SourceError(f"{name}: no column {', '.join(lacking)}; its columns are {', '.join(columns)}")
+    given = {place: column for place, column in enumerate(columns) if column and (not kept or column in kept)}
     rows = []
-    for number, line in enumerate(lines[1:], start=1):
+    for number, line in enumerate(lines, start=1):
         if any(line[len(columns) :]):
             raise SourceError(f"{name}: row {number} has {len(line)} cells for {len(columns)} columns")
-        padded = line + [""] * (len(columns) - len(line))
-        rows.append({column: cell for column, cell in zip(columns, padded, strict=False) if column})
+        rows.append({column: line[place] if place < len(line) else "" for place, column in given.items()})
     return rows
+
+
+def _lines(text: str, name: str) -> Iterator[list[str]]:
+    """The cells of each line that has any."""
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)
+    csv.field_size_limit(_MAX_CELL)
+    try:
+        for line in csv.reader(io.StringIO(text), delimiter=delimiter):
+            cells = [cell.strip() for cell in line]
+            if any(cells):
+                yield cells
+    except csv.Error as error:
+        raise SourceError(f"{name}: not a readable table: {error}") from error
 
 
 def _decode(data: bytes, name: str) -> str:
@@ -81,6 +89,12 @@ def number(cell: object) -> float | None:
 def sex(cell: object) -> str | None:
     """`female` or `male`; None: neither is said."""
     return _SEXES.get((known(cell) or "").casefold())
+
+
+def plain_license(name: str) -> str:
+    """A licence's name without version or case: `cc-by-nc` of `CC BY-NC 4.0`, `cc0` of `CC-0 1.0`."""
+    words = re.sub(r"[\s-]+", "-", name.strip().casefold()).replace("cc-0", "cc0")
+    return re.sub(r"-\d+(\.\d+)*$", "", words)
 
 
 def skin_type(cell: object) -> str | None:

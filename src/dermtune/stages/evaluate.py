@@ -4,7 +4,6 @@ The only reader of the test split. What it measures is the very file that export
 measured on another source's images in the same way.
 """
 
-import hashlib
 import json
 import logging
 from pathlib import Path
@@ -20,6 +19,7 @@ from dermtune.appearance import MASKS
 from dermtune.config import Config
 from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
+from dermtune.fingerprint import file_sha256
 from dermtune.goals import require_target
 from dermtune.inference import look_at_images, probe_images
 from dermtune.leakage import EMBEDDINGS, PRINTS, look_alikes, require_no_leakage
@@ -60,7 +60,6 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     if contract.lineage.get("images_sha256") != table_sha256(images):
         # another split: what is test here may have been training there
         raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
-    sha256 = hashlib.sha256((model / "model.onnx").read_bytes()).hexdigest()
     _measure(
         config,
         graph,
@@ -71,7 +70,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
         quarantined=_quarantined(images),
         known=open_array(model / EMBEDDINGS),
         seed=seed,
-        sha256=sha256,
+        sha256=file_sha256(model / MODEL),
         out=out,
     )
 
@@ -102,14 +101,14 @@ def evaluate_bundle(
         )
     with TemporaryDirectory() as folder:
         images = Path(folder)
-        table, quarantined = read_source(source, seed=seed, out=images, memory=Memory({}, images))
-        table = table.drop(columns=["given", "file"])
+        table, quarantined, _ = read_source(source, seed=seed, out=images, memory=Memory({}, images))
         pairs = find_duplicates(open_array(images / PRINTS, rows=len(table)))
         copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
         groups = group_names(group_images(table, copies.tolist()))
-        table = check_table(table.drop(columns="linked").assign(split="test", group_id=groups))
+        table = check_table(
+            table.drop(columns=["given", "file", "linked"]).assign(split="test", group_id=groups)
+        )
         log.info("%d images of %s: %d set aside", len(table), source.source, len(quarantined))
-        sha256 = hashlib.sha256((bundle / MODEL).read_bytes()).hexdigest()
         _measure(
             config,
             opened.graph,
@@ -120,7 +119,7 @@ def evaluate_bundle(
             quarantined=quarantined,
             known=None,
             seed=seed,
-            sha256=sha256,
+            sha256=file_sha256(bundle / MODEL),
             out=out,
         )
 

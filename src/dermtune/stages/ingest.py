@@ -3,7 +3,6 @@
 Every image that the source lists ends in exactly one of images.parquet and quarantine.parquet.
 """
 
-import hashlib
 import json
 import logging
 import secrets
@@ -11,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,7 +25,7 @@ from dermtune.data_card import balance
 from dermtune.duplicates import SIDE, Pair
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
-from dermtune.memory import Memory
+from dermtune.memory import Memory, state_of
 from dermtune.metadata import metadata_aurocs, suspicious
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
@@ -44,7 +43,7 @@ from dermtune.shards import ImagePacker, PackedImages, create_array, open_array,
 from dermtune.sources import SourceImage
 from dermtune.sources.listing import PartName, SourceName, list_images
 from dermtune.splits import SplitConfig, assign_splits, join_groups, join_pairs, read_splits
-from dermtune.table import SOURCE_COLUMNS, SPLITS, read_table, write_table
+from dermtune.table import SOURCE_COLUMNS, SPLITS, write_table
 from dermtune_bundle.decode import decode, resize
 from dermtune_bundle.errors import ImageError
 from dermtune_bundle.files import atomic_path
@@ -52,7 +51,7 @@ from dermtune_bundle.pictures import to_jpeg
 
 log = logging.getLogger(__name__)
 
-_PER_CLASS, _PER_REASON, _THUMBNAIL = 8, 6, 112  # images, images, pixels
+_PER_CLASS, _PER_REASON, _TRIED, _THUMBNAIL = 8, 6, 24, 112  # images, images, images, pixels
 _OLDEST = 120  # years
 
 
@@ -78,6 +77,19 @@ class IngestConfig(Config):
     max_quarantine: Annotated[float, Field(ge=0, le=1)]
     """Largest share of the files found that may be unusable before ingest stops."""
     split: SplitConfig
+
+
+class CheckedSource(NamedTuple):
+    """What there is in a source."""
+
+    table: pd.DataFrame
+    """The images that can be used, without groups and splits but with the source's own (`given`) and the key
+    of each file (`file`, as of `files.file_key`) and listing groups (`linked`)."""
+    quarantined: pd.DataFrame
+    """What was set aside: `image_id, path, reason, thumbnail` (JPEG, of the first of each reason that show
+    something)."""
+    implausible_ages: int
+    """How many ages cannot be, and are taken as unknown."""
 
 
 def ingest(
@@ -108,7 +120,7 @@ def ingest(
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
     with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
-        table, quarantined = read_source(config, seed=seed, out=out, memory=memory, key=key)
+        table, quarantined, implausible_ages = read_source(config, seed=seed, out=out, memory=memory, key=key)
         files = table.pop("file").tolist()
         pairs = memory.find_duplicates(open_array(out / PRINTS, rows=len(table)), files)
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
@@ -117,12 +129,15 @@ def ingest(
     if pairs:
         first, second = (table["image_id"][row] for row in pairs[0][:2])
         log.info("%d pairs of copies are kept together, such as %s and %s", len(pairs), first, second)
-    write_table(table, out / "images.parquet")
-    described = _describe(config, table, quarantined, pairs)
-    _write_tables(out, table, quarantined, described)
-    _write_pages(out, quarantined, described, pairs, shares=None if is_official else config.split.shares)
+    table = write_table(table, out / "images.parquet")
+    described = _describe(config, table, quarantined, pairs) | {"implausible_ages": implausible_ages}
+    state = state_of(out)
+    _write_tables(out, table, quarantined, described, state)
+    _write_pages(
+        out, table, quarantined, described, pairs, shares=None if is_official else config.split.shares
+    )
     if notes:
-        memory.remember(notes, out, files, pairs)
+        memory.remember(notes, state, files, pairs)
     log.info(
         "%d images listed: %d kept, %d set aside",
         *(described[name] for name in ("read", "kept", "quarantined")),
@@ -131,13 +146,8 @@ def ingest(
 
 def read_source(
     config: IngestConfig, *, seed: int, out: Path, memory: Memory, key: Path | None = None
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> CheckedSource:
     """Check and pack a source's images, with their prints and masks, into a folder.
-
-    Returns:
-        Their table, without groups and splits but with the source's own (`given`) and the key of each file
-        (`file`, as of `files.file_key`) and listing groups (`linked`), and what was set aside:
-        `image_id, path, reason, thumbnail` (JPEG, of the first of each reason that show something).
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
@@ -166,9 +176,9 @@ def read_source(
     if ages.any():
         log.warning("warning: %d ages outside 0 to %d are taken as unknown", ages.sum(), _OLDEST)
     table["age"] = table["age"].mask(ages)
-    table.attrs["implausible_ages"] = int(ages.sum())
     aside = pd.DataFrame(quarantined, columns=["image_id", "path", "reason"]).astype("string")
-    return table, aside.assign(thumbnail=pd.Series(_thumbnails(images, quarantined), dtype=object))
+    thumbnails = pd.Series(_thumbnails(images, quarantined), dtype=object)
+    return CheckedSource(table, aside.assign(thumbnail=thumbnails), int(ages.sum()))
 
 
 def _key(config: IngestConfig, key: Path | None) -> bytes:
@@ -209,12 +219,12 @@ def _check_and_pack(
 
 def _linked(images: Sequence[SourceImage]) -> list[int]:
     """Groups of all that is listed: an image listed twice joins two lesions, though it is kept once."""
-    groups = join_groups(
+    groups: list[int] = join_groups(
         [image.image_id.casefold() for image in images],
         [image.lesion_id or None for image in images],
         [image.patient_id and (image.source, image.patient_id) for image in images],
-    )
-    return [int(group) for group in groups]
+    ).tolist()
+    return groups
 
 
 def _check(images: Sequence[SourceImage], memory: Memory) -> Iterator[CheckedImage | str]:
@@ -241,18 +251,20 @@ def _row(
 def _thumbnails(
     images: Sequence[SourceImage], quarantined: Sequence[Mapping[str, str]]
 ) -> list[bytes | None]:
-    """Of the first few of each reason; None where a file shows nothing."""
+    """Of the first few of each reason; None where a file shows nothing, as most that cannot be used do."""
     by_id = {(image.image_id, image.path): image for image in images}
     shown: Counter[str] = Counter()
+    tried: Counter[str] = Counter()
     thumbnails: list[bytes | None] = []
     for row in quarantined:
-        image = by_id[row["image_id"], row["path"]]
+        image, reason = by_id[row["image_id"], row["path"]], row["reason"]
         thumbnails.append(None)
-        if row["reason"] != NO_FILE and shown[row["reason"]] < _PER_REASON:
+        if reason != NO_FILE and shown[reason] < _PER_REASON and tried[reason] < _TRIED:
+            tried[reason] += 1
             with suppress(OSError, ImageError):
                 pixels = decode(image.content(), name=image.image_id)
                 thumbnails[-1] = to_jpeg(resize(pixels, _THUMBNAIL))
-                shown[row["reason"]] += 1
+                shown[reason] += 1
     return thumbnails
 
 
@@ -273,12 +285,15 @@ def _describe(
         "copies": len(pairs),
         "masks": int(table["has_mask"].sum()),
         "with_text": int(table["has_text"].sum()),
-        "implausible_ages": table.attrs["implausible_ages"],
     }
 
 
 def _write_tables(
-    out: Path, table: pd.DataFrame, quarantined: pd.DataFrame, described: Mapping[str, Any]
+    out: Path,
+    table: pd.DataFrame,
+    quarantined: pd.DataFrame,
+    described: Mapping[str, Any],
+    state: Mapping[str, str],
 ) -> None:
     told = metadata_aurocs(table)
     for row in suspicious(told).itertuples():
@@ -289,12 +304,12 @@ def _write_tables(
             rows.to_csv(temporary, index=False, float_format="%.4f")
     with atomic_path(out / "quarantine.parquet") as temporary:
         quarantined.to_parquet(temporary, index=False)
-    shards = {str(name): _sized(out / str(name)) for name in table["shard"].unique()}
+    sized = {name: ((out / name).stat().st_size, sha256) for name, sha256 in state.items()}
     croissant_json = croissant(
         table,
         described,
-        table_file=_sized(out / "images.parquet"),
-        shards=shards,
+        table_file=sized["images.parquet"],
+        shards={name: sized[name] for name in map(str, table["shard"].unique())},
         name=f"dermtune {described['source']}",
     )
     for name, values in {"summary": described, "croissant": croissant_json}.items():
@@ -303,13 +318,9 @@ def _write_tables(
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def _sized(path: Path) -> tuple[int, str]:
-    with path.open("rb") as file:
-        return path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write_pages(
     out: Path,
+    table: pd.DataFrame,
     quarantined: pd.DataFrame,
     described: Mapping[str, Any],
     pairs: Sequence[Pair],
@@ -319,7 +330,6 @@ def _write_pages(
     from dermtune.data_card import SHOWN_FLAGGED, copies_to_show, draw_figures, render_data_card
     from dermtune.figures import contact_sheet, to_png, write_figure
 
-    table = read_table(out / "images.parquet")
     packed, where = PackedImages(out), places(table)
 
     def look(row: int) -> bytes:
