@@ -30,7 +30,7 @@ test: export OMP_NUM_THREADS := 1
 test: $(READY) ## run the tests; ARGS are pytest's, such as ARGS="-k splits"
 	python -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
-coverage: $(READY) ## the same, and which lines they reach, which takes half as long again
+coverage: $(READY) ## the same, and which lines they reach, which takes a third longer
 	$(MAKE) test ARGS="--cov --cov-report=term $(ARGS)"
 
 check: $(READY) ## formatter, linter, type checker and import rules

@@ -1,4 +1,4 @@
-"""Ingest against the bare decoder, its memory by the number of images, and what 1% new images cost.
+"""Ingest against the bare decoder, what its checks take, its memory, and what 1% new images cost.
 
     python benchmarks/ingest.py [--images 1000 10000] [--size 600 450]
 
@@ -61,6 +61,34 @@ def timed(source: Path, out: Path, notes: Path) -> tuple[float, float]:
     return seconds, mebibytes
 
 
+def print_parts(paths: list[str]) -> None:
+    """Milliseconds an image that each part of a check takes, in one process."""
+    from dermtune.burned_text import has_text
+    from dermtune.duplicates import make_print
+    from dermtune.quality import check_image
+    from dermtune.sources import SourceImage
+    from dermtune_bundle.decode import decode as decode_fully
+
+    contents = [Path(path).read_bytes() for path in paths]
+    images = [
+        SourceImage(path, path, "mel", path, content.__bytes__)
+        for path, content in zip(paths, contents, strict=True)
+    ]
+    pixels = [decode_fully(content, name="") for content in contents]
+    parts = {
+        "a check": (check_image, images),
+        "decode": (lambda content: decode_fully(content, name=""), contents),
+        "letters": (has_text, pixels),
+        "print": (make_print, pixels),
+    }
+    for name, (part, given) in parts.items():
+        started = time.perf_counter()
+        for one in given:
+            part(one)
+        print(f"{name} {1000 * (time.perf_counter() - started) / len(given):.1f} ms", end="; ")
+    print("the rest: means, SHA-256, metadata")
+
+
 def write_table(source: Path, count: int) -> None:
     """Three classes, a lesion an image."""
     with (source / "labels.csv").open("w", newline="") as file:
@@ -80,6 +108,7 @@ def measure(count: int, size: tuple[int, int], folder: Path) -> None:
         started = time.perf_counter()
         list(pool.map(decode, [task[0] for task in tasks[:count]], chunksize=8))
         bare = time.perf_counter() - started
+        print_parts([task[0] for task in tasks[:100]])
         write_table(source, count)
         out, notes = folder / f"out{count}", folder / f"notes{count}.json"
         first, peak = timed(source, out, notes)

@@ -220,6 +220,12 @@ def test_a_graph_of_other_weights_is_refused(graph: Graph) -> None:
         check_parity(make(scale=0.1), graph, [image(64, 64)])
 
 
+@pytest.mark.slow
+def test_the_backbones_file_is_the_same_each_time(module: Deployable, exported: Path, tmp_path: Path) -> None:
+    export_deployable(module, tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx").read_bytes() == exported.read_bytes()
+
+
 def test_the_file_is_the_same_each_time(tmp_path: Path) -> None:
     for name in ("one.onnx", "two.onnx"):
         export_deployable(make(test_views=2, curves=True, tiny=True), tmp_path / name)

@@ -37,7 +37,9 @@ def read_rows(
         raise SourceError(f"{name}: column {', '.join(doubled)} occurs twice")
     if lacking := [column for column in required if column not in columns]:
         raise SourceError(f"{name}: no column {', '.join(lacking)}; its columns are {', '.join(columns)}")
-    given = {place: column for place, column in enumerate(columns) if column and (not kept or column in kept)}
+    given = {
+        place: column for place, column in enumerate(columns) if column and (kept is None or column in kept)
+    }
     rows = []
     for number, line in enumerate(lines, start=1):
         if any(line[len(columns) :]):

@@ -130,7 +130,7 @@ def ingest(
         first, second = (table["image_id"][row] for row in pairs[0][:2])
         log.info("%d pairs of copies are kept together, such as %s and %s", len(pairs), first, second)
     table = write_table(table, out / "images.parquet")
-    described = _describe(config, table, quarantined, pairs) | {"implausible_ages": implausible_ages}
+    described = _describe(config, table, quarantined, pairs, implausible_ages)
     state = state_of(out)
     _write_tables(out, table, quarantined, described, state)
     _write_pages(
@@ -269,7 +269,11 @@ def _thumbnails(
 
 
 def _describe(
-    config: IngestConfig, table: pd.DataFrame, quarantined: pd.DataFrame, pairs: Sequence[Pair]
+    config: IngestConfig,
+    table: pd.DataFrame,
+    quarantined: pd.DataFrame,
+    pairs: Sequence[Pair],
+    implausible_ages: int,
 ) -> dict[str, Any]:
     """What summary.json holds: nothing is lost, for `read` is `kept` and `quarantined`."""
     counts = {
@@ -285,6 +289,7 @@ def _describe(
         "copies": len(pairs),
         "masks": int(table["has_mask"].sum()),
         "with_text": int(table["has_text"].sum()),
+        "implausible_ages": implausible_ages,
     }
 
 
