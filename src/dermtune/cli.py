@@ -337,7 +337,7 @@ def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, 
     All else is the same, so that what the metrics gain is what the leak pretends. The models are thrown away.
     """
     choices = _read_params(params, network=False)
-    from dermtune.study import run_leakage_study
+    from dermtune.studies.leakage import run_leakage_study
 
     for share, found in run_leakage_study(
         choices, images=images, activations=activations, shares=shares, out=out

@@ -100,7 +100,7 @@ def train_tail(
     device: str,
     resume: Resume | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-    description: str = "",
+    description: str | None = "",
 ) -> tuple[Tail, list[EpochRecord]]:
     """Train the tail and give back its averaged weights of its best epoch on validation.
 
@@ -118,7 +118,7 @@ def train_tail(
         device: a torch device.
         resume: where the state is kept after each epoch, and stays at the end; None: nowhere.
         on_epoch: is told of each epoch; what it raises ends the training.
-        description: what the progress bar and the log say before the epoch.
+        description: what the progress bar and the log say before the epoch; None: neither says anything.
 
     Returns:
         The averaged tail, in eval mode, and the learning curves.
@@ -145,10 +145,10 @@ def train_tail(
         total = torch.zeros((), dtype=torch.float64, device=device)
         batches = train.batches(epoch, order.tensor_split(steps), device)
         name = f"{description}epoch {epoch + 1}/{config.epochs}"
-        bar = progress(
-            batches, name, config.epochs * len(order), step=config.batch_size, done=epoch * len(order)
-        )
-        for step, (activations, labels) in enumerate(bar):
+        if description is not None:
+            images = config.epochs * len(order)
+            batches = progress(batches, name, images, step=config.batch_size, done=epoch * len(order))
+        for step, (activations, labels) in enumerate(batches):
             done = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(done, config.warmup)
@@ -166,7 +166,8 @@ def train_tail(
         lr = optimizer.param_groups[0]["lr"]
         record = EpochRecord(epoch, lr, float(total) / len(order), **measured)
         history.append(record)
-        log.info(
+        log.log(
+            logging.DEBUG if description is None else logging.INFO,
             "%s: training loss %.3f; validation loss %.3f, AUROC %.4f, balanced accuracy %.3f",
             name,
             record.train_loss,
@@ -181,7 +182,7 @@ def train_tail(
         if on_epoch:
             on_epoch(record)
 
-    if len(history) < config.epochs:
+    if len(history) < config.epochs and description is not None:
         log.info("%sstopped early: no better epoch since epoch %d", description, _best(history).epoch + 1)
     return state.best.to(memory_format=torch.contiguous_format).eval(), history
 
