@@ -347,6 +347,32 @@ def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, 
             click.echo(f"  {difference.sentence()}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/transfer.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/transfer", show_default=True, help="Folder to write.")
+def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
+    """What does transfer buy? Eight networks learn the same task, from fewer and from more lesions.
+
+    From a linear model on pixels, by networks that start from random weights, to the pretrained network with
+    more and more of it trained. Writes tables, a figure and a page, transfer.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.transfer import run_transfer_study
+
+    curves = run_transfer_study(choices, images=images, checkpoint=checkpoint, out=out)
+    for row in curves[(curves["curve"] == "lesions") & (curves["measure"] == "asymptote")].itertuples():
+        click.echo(f"{row.network:16} AUROC {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on all lesions")
+    click.echo(f"{out / 'transfer.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

@@ -28,9 +28,6 @@ class Kept:
         except (OSError, ValueError, KeyError, TypeError):
             pass
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._found
-
     def get(self, name: str, measure: Callable[[], Any]) -> Any:  # noqa: ANN401 (whatever JSON knows)
         """What was measured before, or else is now."""
         if name not in self._found:

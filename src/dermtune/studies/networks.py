@@ -1,6 +1,6 @@
 """Eight networks for one task, from a plane through raw pixels to a pretrained network trained whole.
 
-All end alike, in one linear layer on the mean of what they see (`backbone.Tail`), so that one loop trains all.
+All end in one linear layer on the mean of what they see (`backbone.Tail`), so that one loop trains all.
 """
 
 from collections.abc import Callable
@@ -118,7 +118,9 @@ def size_of(network: Network, *, input_size: int) -> Size:
             counted["unshared"] += own
             counted["multiply_adds"] += layer.weight.numel() if isinstance(layer, nn.Linear) else 0
 
-    layers = [layer for module in (network.trunk, tail) for layer in module.modules() if not [*layer.children()]]
+    layers = [
+        layer for module in (network.trunk, tail) for layer in module.modules() if not [*layer.children()]
+    ]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     with torch.inference_mode():
         tail(network.trunk(torch.zeros(1, 3, input_size, input_size)))

@@ -1,9 +1,9 @@
 """What transfer buys: learning curves of one task, learned by networks that know less and more beforehand.
 
-Validation images judge, and choose nothing: each training runs to its end, by a recipe that is set before. The
-test split is not read.
+Validation images judge, and choose nothing: each training runs to its end, by a recipe that is set before.
+The test split is not read.
 
-Source: Torrey and Shavlik 2010, Transfer learning, fig. 2: a higher start, a higher slope, a higher asymptote.
+Source: Torrey and Shavlik 2010, Transfer learning, fig. 2: a higher start, slope and asymptote.
 """
 
 import json
@@ -91,8 +91,8 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     curves = summarize(history)
     sizes = _sizes(networks, history, config.input_size)
     note = (
-        f"{len(train.labels):,} training images of {_lesions(train):,} lesions and {len(val.labels):,} validation"
-        f" images of {_lesions(val):,}, {config.input_size} pixels a side; {config.seeds} seeds."
+        f"{len(train.labels):,} training images of {_lesions(train):,} lesions, {len(val.labels):,} images of"
+        f" {_lesions(val):,} for validation, {config.input_size} pixels a side; {config.seeds} seeds."
     )
     figure = transfer_curves(
         history,
@@ -226,7 +226,7 @@ class _Normalised:
 def share_of_lesions(
     lesions: NDArray[np.object_], labels: NDArray[np.int64], share: float, *, seed: int
 ) -> NDArray[np.int64]:
-    """Rows of the images of a share of each class's lesions, at least one; a larger share holds a smaller one.
+    """Rows of the images of a share of each class's lesions, at least one; more hold fewer.
 
     Args:
         lesions: (N,) lesion of each image.

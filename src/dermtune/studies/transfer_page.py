@@ -1,9 +1,8 @@
 """What transfer bought, for people: learning curves in one figure, and a page around them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -24,8 +23,8 @@ def transfer_curves(
     """AUROC of each network by epoch on all lesions, and by lesions at the end of training.
 
     Args:
-        history: a row an epoch: network, share, lesions, seed, epoch, val_auroc; the mean over seeds is drawn,
-            in a band from the least to the greatest.
+        history: a row an epoch: network, share, lesions, seed, epoch, val_auroc. The mean over seeds is
+            drawn, in a band from the least to the greatest.
         titles: of the networks, in their order.
         pretrained: those that were trained before.
         note: what n is.
@@ -35,11 +34,9 @@ def transfer_curves(
     ends = history.groupby(["network", "share", "seed"], as_index=False).last()
     whole = history[history["share"] == history["share"].max()]
     for (name, title), colour in zip(titles.items(), _COLOURS, strict=True):
-        line = "-" if name in pretrained else "--"
-        own = whole[whole["network"] == name]
-        _band(by_epoch, own["epoch"] + 1, own["val_auroc"], colour, line, title)
-        own = ends[ends["network"] == name]
-        _band(by_lesions, own["lesions"], own["val_auroc"], colour, line, title)
+        style = {"color": colour, "linestyle": "-" if name in pretrained else "--", "label": title}
+        _band(by_epoch, whole[whole["network"] == name].eval("epoch = epoch + 1"), "epoch", style)
+        _band(by_lesions, ends[ends["network"] == name], "lesions", style)
     by_epoch.set(title="On all lesions, by epoch", xlabel="epoch", ylabel="AUROC, macro, on validation")
     by_lesions.set(title="At the end of training, by lesions", xlabel="training lesions", xscale="log")
     by_lesions.set_xticks(sorted(ends["lesions"].unique()))
@@ -52,13 +49,11 @@ def transfer_curves(
     return figure
 
 
-def _band(
-    axes: Axes, x: "pd.Series[float]", y: "pd.Series[float]", colour: str, line: str, title: str
-) -> None:
-    found = y.groupby(x.to_numpy()).agg(["mean", "min", "max"])
+def _band(axes: Axes, rows: pd.DataFrame, along: str, style: Mapping[str, Any]) -> None:
+    found = rows.groupby(along)["val_auroc"].agg(["mean", "min", "max"])
     places = found.index.to_numpy(float)
-    axes.plot(places, found["mean"], line, color=colour, marker="o", markersize=3, label=title)
-    axes.fill_between(places, found["min"], found["max"], color=colour, alpha=0.13, linewidth=0)
+    axes.plot(places, found["mean"], marker="o", markersize=3, **style)
+    axes.fill_between(places, found["min"], found["max"], color=style["color"], alpha=0.13, linewidth=0)
 
 
 def render_transfer(networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure, *, note: str) -> str:
@@ -70,26 +65,29 @@ def render_transfer(networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure
         figure: as `transfer_curves` draws it.
         note: what n is.
     """
-    found = {(row.network, row.curve, row.measure): row for row in curves.itertuples()}
+    found = curves.set_index(["network", "curve", "measure"]).to_dict("index")
     values = {
         "networks": networks.to_dict("records"),
         "found": found,
         "png": to_png(figure),
         "note": note,
         "notice": NOTICE,
-        "verdict": _verdict(found, {row.name: row.title for row in networks.itertuples(index=False)}),
+        "verdict": _verdict(found),
     }
     return render_page("studies/transfer.html", values, amount=_amount)
 
 
-def _verdict(found: Mapping[tuple[str, str, str], object], titles: Mapping[str, str]) -> str:
+def _verdict(found: Mapping[Any, Mapping[Any, Any]]) -> str:
     """One sentence on the two that differ in nothing but what they knew beforehand."""
-    known, unknown = (found[name, "lesions", "asymptote"] for name in ("whole", "untrained"))
-    few, none = (found[name, "lesions", "start"] for name in ("whole", "untrained"))
+    shown = {
+        (name, measure): f"{found[name, 'lesions', measure]['value']:.3f}"
+        for name in ("whole", "untrained")
+        for measure in ("start", "asymptote")
+    }
     return (
-        f"The same network, all of it trained: AUROC {known.value:.3f} from ImageNet's weights and"  # type: ignore[attr-defined]
-        f" {unknown.value:.3f} from random ones on all lesions; {few.value:.3f} and {none.value:.3f} on the"  # type: ignore[attr-defined]
-        " fewest."
+        f"The same network, all of it trained: AUROC {shown['whole', 'asymptote']} from ImageNet's weights,"
+        f" {shown['untrained', 'asymptote']} from random ones on all lesions; {shown['whole', 'start']} and"
+        f" {shown['untrained', 'start']} on the fewest."
     )
 
 
