@@ -1,10 +1,11 @@
+import itertools
+
 import pytest
 import torch
 from torch import nn
 
 from dermtune.params import Params
 from dermtune.studies.networks import NAMES, Network, make_networks, size_of
-import itertools
 
 SIZE, CLASSES = 64, 5
 
