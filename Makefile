@@ -16,7 +16,7 @@ export UV_SYSTEM_CERTS ?= 1
 .PHONY: help setup run test test-slow check flow server bench lock clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv from requirements.lock, every package checked by its hash
 
@@ -25,6 +25,8 @@ run: $(READY) ## images in, checked and exported model out: run what changed, th
 	dvc repro
 	@dermtune summary
 
+# A thread each: as many test processes as cores run at once, and more threads would wait for one another.
+test: export OMP_NUM_THREADS := 1
 test: $(READY) ## run the tests and report coverage; ARGS are pytest's, such as ARGS="-k splits"
 	python -m pytest -n auto --maxprocesses 4 --dist loadfile --cov --cov-report=term $(ARGS)
 

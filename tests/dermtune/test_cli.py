@@ -57,24 +57,27 @@ def test_the_projects_params_are_possible(monkeypatch: pytest.MonkeyPatch) -> No
         (r"seed: \d+", "seed: [1", "error: params.yaml: not valid YAML: "),
     ],
 )
-def test_a_mistake_in_params_is_one_line_and_exit_code_2(
-    tmp_path: Path, old: str, new: str, message: str
+def test_a_mistake_in_params_is_one_line_and_exit_code_2(  # noqa: PLR0917 (fixtures)
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    old: str,
+    new: str,
+    message: str,
 ) -> None:
     text, changes = re.subn(old, new, (ROOT / "params.yaml").read_text())
     assert changes == 1
     (tmp_path / "params.yaml").write_text(text)
+    monkeypatch.chdir(tmp_path)
     for command in (["check"], ["ingest", "--out", "data"]):
-        failed = subprocess.run(
-            [Path(sys.executable).parent / "dermtune", *command],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert failed.returncode == 2
-        assert failed.stdout == ""
-        assert failed.stderr.startswith(message)
-        assert failed.stderr.count("\n") == 1
+        monkeypatch.setattr(sys, "argv", ["dermtune", *command])
+        with pytest.raises(SystemExit) as failed:
+            main()
+        assert failed.value.code == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith(message)
+        assert said.err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
 
 

@@ -74,6 +74,7 @@ def recent() -> pd.DataFrame:
     return answers(120, np.random.default_rng(2))
 
 
+@pytest.mark.slow
 def test_what_is_drawn_from_the_reference_rarely_raises_an_alarm() -> None:
     """Without the least effect as well: the statistics alone keep their level."""
     pool, draws = answers(180, np.random.default_rng(3)), 100

@@ -166,6 +166,7 @@ def test_an_experiment_runs_what_its_parameter_touches_and_is_compared(clean: Pa
     assert "auroc_macro" in metrics["data/evaluate/headline.json"]
 
 
+@pytest.mark.slow
 def test_a_search_runs_nothing_before_it_and_its_winner_is_written_back(clean: Path) -> None:
     before = (clean / "params.yaml").read_bytes()
     assert stages_run(run(clean, "dvc", "repro", "search/dvc.yaml").stdout) == ["search"]
@@ -253,6 +254,7 @@ def test_a_bundle_is_no_better_than_itself(clean: Path) -> None:
     assert all(line.endswith(verdicts) for line in shown.splitlines())
 
 
+@pytest.mark.slow
 def test_what_a_leak_would_have_bought_is_told(clean: Path, tmp_path: Path) -> None:
     shown = run(clean, "dermtune", "study", "leakage", "--share", "1", "--out", str(tmp_path)).stdout
     assert "100% of the test lesions leaked (first: none, second: these):" in shown

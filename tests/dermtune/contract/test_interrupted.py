@@ -52,6 +52,7 @@ def folder(params: Params, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_finetune_that_is_killed_twice_resumes_to_the_same_bytes(
     folder: Path, ingested: Path, embedded: Path
 ) -> None:

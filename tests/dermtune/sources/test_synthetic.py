@@ -95,6 +95,7 @@ def test_every_class_can_be_split_whatever_the_seed(lesions: int, seed: int) -> 
     assert len(set(zip(split, labels, strict=True))) == 3 * len(set(labels))
 
 
+@pytest.mark.slow
 def test_raw_pixels_say_something_but_little(images: list[SourceImage]) -> None:
     """A linear probe on pixels: above guessing, far below what the fine-tuned network reaches (0.95)."""
     small = [Image.fromarray(pixels(image)).resize((24, 24)) for image in images]

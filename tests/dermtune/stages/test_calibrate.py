@@ -128,7 +128,7 @@ def test_rare_classes_are_named_and_probabilities_are_not_shifted(
     assert contract.calibration.prior_shift == pytest.approx(shift)
 
 
-@pytest.mark.parametrize("method", ["vector", "isotonic"])
+@pytest.mark.parametrize("method", [pytest.param("vector", marks=pytest.mark.slow), "isotonic"])
 def test_other_methods_calibrate_the_same_tails(  # noqa: PLR0917 (fixtures)
     params: Params, finetuned: Path, calibrated: Path, ingested: Path, tmp_path: Path, method: str
 ) -> None:
