@@ -1,8 +1,8 @@
 """Ingest against the bare decoder, its memory by the number of images, and what 1% new images cost.
 
-    python benchmarks/ingest.py [--images 1000 10000]
+    python benchmarks/ingest.py [--images 1000 10000] [--size 600 450]
 
-Images are drawn (JPEG, 600x450, smooth colours and noise), a lesion each, in a folder with a table. The bare
+Images are drawn (JPEG, smooth colours and noise), a lesion each, in a folder with a table. The bare
 decoder is Pillow on as many processes as ingest has; both read the same files in one run. Memory is the peak
 of the main process, of which there is one; each worker holds a few images.
 """
@@ -22,15 +22,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-SIDE = (600, 450)
 
-
-def draw(task: tuple[str, int]) -> None:
+def draw(task: tuple[str, int, int, int]) -> None:
     """Write a JPEG."""
-    path, seed = task
+    path, seed, width, height = task
     rng = np.random.default_rng(seed)
-    coarse = Image.fromarray(rng.integers(40, 230, (6, 8, 3), dtype=np.uint8)).resize(SIDE, Image.BICUBIC)
-    noise = rng.normal(0, 6, (SIDE[1] // 2, SIDE[0] // 2, 3)).repeat(2, 0).repeat(2, 1)
+    coarse = Image.fromarray(rng.integers(40, 230, (6, 8, 3), dtype=np.uint8))
+    coarse = coarse.resize((width, height), Image.BICUBIC)
+    noise = rng.normal(0, 6, (-(-height // 2), -(-width // 2), 3)).repeat(2, 0).repeat(2, 1)[:height, :width]
     pixels = np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(path, quality=90)
 
@@ -70,16 +69,16 @@ def write_table(source: Path, count: int) -> None:
         rows.writerows((f"I{n:07d}", f"L{n}", ("mel", "nv", "bcc")[n % 3]) for n in range(count))
 
 
-def measure(count: int, folder: Path) -> None:
+def measure(count: int, size: tuple[int, int], folder: Path) -> None:
     """Print a line."""
     source = folder / f"{count}"
     source.mkdir()
     more = count // 100
-    tasks = [(str(source / f"I{n:07d}.jpg"), n) for n in range(count + more)]
+    tasks = [(str(source / f"I{n:07d}.jpg"), n, *size) for n in range(count + more)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         list(pool.map(draw, tasks[:count], chunksize=32))
         started = time.perf_counter()
-        list(pool.map(decode, [path for path, _ in tasks[:count]], chunksize=8))
+        list(pool.map(decode, [task[0] for task in tasks[:count]], chunksize=8))
         bare = time.perf_counter() - started
         write_table(source, count)
         out, notes = folder / f"out{count}", folder / f"notes{count}.json"
@@ -99,15 +98,16 @@ def main() -> None:
     """Measure, or run ingest once."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000])
+    parser.add_argument("--size", type=int, nargs=2, default=[600, 450], help="width and height")
     parser.add_argument("--once", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.once:
         ingest_once(*options.once)
         return
-    print(f"{os.cpu_count()} cores")
+    print(f"{os.cpu_count()} cores, {options.size[0]}x{options.size[1]} pixels")
     with tempfile.TemporaryDirectory() as folder:
         for count in options.images:
-            measure(count, Path(folder))
+            measure(count, tuple(options.size), Path(folder))
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dermtune.appearance import pack_mask
 from dermtune.burned_text import has_text
@@ -91,12 +91,10 @@ def check_image(image: SourceImage) -> CheckedImage | str:
 
 
 def _statistics(pixels: NDArray[np.uint8]) -> tuple[tuple[float, float, float], float]:
-    """Mean red, green and blue, and the standard deviation of all values; by counts, ten times as fast."""
-    counts = np.array(Image.fromarray(pixels).histogram(), np.float64).reshape(3, 256)
-    levels = np.arange(256.0)
-    red, green, blue = (counts @ levels / counts.sum(axis=1)).round(2).tolist()
-    share = counts.sum(axis=0) / counts.sum()
-    return (red, green, blue), float(np.sqrt(share @ (levels - share @ levels) ** 2))
+    """Mean red, green and blue, and the standard deviation of all values."""
+    means, deviations = cv2.meanStdDev(pixels)
+    red, green, blue = means.ravel().round(2).tolist()
+    return (red, green, blue), float(np.sqrt((deviations**2).mean() + means.var()))
 
 
 def _read_mask(image: SourceImage, width: int, height: int) -> NDArray[np.uint8] | None:

@@ -24,10 +24,6 @@ else:
     HAS_HEIC = True
 
 FORMATS: Final = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", *(["HEIF"] if HAS_HEIC else []))
-_HEIC_SUFFIXES: Final = frozenset({".heic", ".heif"})
-SUFFIXES: Final = (
-    dicom.SUFFIXES | _HEIC_SUFFIXES | {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-)
 _NAMES: Final = ("JPEG", "PNG", "BMP", "TIFF", "WebP", *(["HEIC"] if HAS_HEIC else []), "DICOM")
 MIN_SIDE: Final = 32
 """Pixels; a smaller image shows no lesion."""
@@ -40,16 +36,16 @@ MAX_SIDE: Final = 20_000
 ENOUGH_PIXELS: Final = 4_000_000
 """What has more is made smaller as soon as it is decoded, by whole factors: no network sees as much."""
 _FORMAT_OF: Final = {
-    ".jpg": "JPEG",
-    ".jpeg": "JPEG",
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     ".png": "PNG",
     ".bmp": "BMP",
-    ".tif": "TIFF",
-    ".tiff": "TIFF",
+    **dict.fromkeys((".tif", ".tiff"), "TIFF"),
     ".webp": "WEBP",
-    **dict.fromkeys(_HEIC_SUFFIXES, "HEIF"),
+    **dict.fromkeys((".heic", ".heif"), "HEIF"),
     **dict.fromkeys(dicom.SUFFIXES, "DICOM"),
 }
+SUFFIXES: Final = frozenset(_FORMAT_OF)
+"""Of image files, in lower case."""
 
 
 class _Quiet:

@@ -23,6 +23,12 @@ def lay_out(root: Path) -> SourceFiles:
     return SourceFiles(root)
 
 
+def test_images_are_known_by_any_suffix_of_their_format(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.JFIF", "c.jpe", "d.tiff", "e.gif", "f.txt"):
+        (tmp_path / name).write_bytes(b"")
+    assert sorted(SourceFiles(tmp_path).images()) == ["a.jpg", "b.JFIF", "c.jpe", "d.tiff"]
+
+
 def test_files_of_folders_and_zips_are_found_alike(tmp_path: Path) -> None:
     files = lay_out(tmp_path)
     assert sorted(files.names) == [
