@@ -1,5 +1,6 @@
 """How much energy work takes, as codecarbon estimates it for this machine; no network is asked."""
 
+import logging
 from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, TypeVar
@@ -22,14 +23,11 @@ class Meter:
             from codecarbon import OfflineEmissionsTracker  # noqa: PLC0415 (the extra [study])
         except ImportError as error:
             raise ConfigError("studies need codecarbon: pip install 'dermtune[study]'") from error
+        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it reads `log_level`
         return OfflineEmissionsTracker(
             # whatever a file in the home folder says: no other process is looked for, nothing is sent or kept
             allow_multiple_runs=True,
-            save_to_api=False,
-            save_to_file=False,
-            save_to_logger=False,
-            save_to_prometheus=False,
-            save_to_logfire=False,
+            output_methods=[],
             force_carbon_intensity_g_co2e_kwh=0.0,  # energy alone
             country_iso_code="DEU",  # it wants one
             measure_power_secs=1,
