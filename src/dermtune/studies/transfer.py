@@ -23,7 +23,6 @@ from scipy import stats
 
 from dermtune.backbone import Trunk
 from dermtune.duplicates import turn
-from dermtune.figures import write_figure
 from dermtune.fingerprint import code_fingerprint
 from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
@@ -32,7 +31,8 @@ from dermtune.studies import TransferConfig
 from dermtune.studies.energy import Meter
 from dermtune.studies.kept import Kept
 from dermtune.studies.networks import Network, make_networks, size_of
-from dermtune.studies.transfer_page import render_transfer, transfer_curves
+from dermtune.studies.overview import Section, write_study
+from dermtune.studies.transfer_page import render_transfer, transfer_curves, verdict_on
 from dermtune.table import classes_of, read_table, table_sha256
 from dermtune.training import SEEDS_APART, Activations, Examples, train_tail
 from dermtune.trunk import make_runner, resolve_device
@@ -68,7 +68,7 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
         params: `study.transfer`, the network of `backbone` and the recipe of `finetune`.
         images: what ingest wrote.
         checkpoint: file that keeps what is measured, until all is.
-        out: the folder to write: history.csv, networks.csv, transfer.csv, transfer.png and transfer.html.
+        out: the folder to write: history.csv, networks.csv, transfer.csv, and as `write_study`.
 
     Returns:
         As `summarize`.
@@ -103,9 +103,10 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     for name, table in {"history": history, "networks": sizes, "transfer": curves}.items():
         with atomic_path(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    write_figure(figure, out / "transfer.png")
-    with atomic_path(out / "transfer.html") as temporary:
-        temporary.write_text(render_transfer(sizes, curves, figure, note=note), encoding="utf-8")
+    verdict = verdict_on(curves)
+    page = render_transfer(sizes, curves, figure, note=note, verdict=verdict)
+    alt = "AUROC on validation by epoch and by number of training lesions"
+    write_study(out, page, figure, Section("What transfer bought", verdict, alt))
     kept.forget()
     return curves
 

@@ -56,7 +56,9 @@ def _band(axes: Axes, rows: pd.DataFrame, along: str, style: Mapping[str, Any]) 
     axes.fill_between(places, found["min"], found["max"], color=style["color"], alpha=0.13, linewidth=0)
 
 
-def render_transfer(networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure, *, note: str) -> str:
+def render_transfer(
+    networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure, *, note: str, verdict: str
+) -> str:
     """The page.
 
     Args:
@@ -64,23 +66,24 @@ def render_transfer(networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure
         curves: as `transfer.summarize` gives it.
         figure: as `transfer_curves` draws it.
         note: what n is.
+        verdict: as `verdict_on` gives it.
     """
-    found = curves.set_index(["network", "curve", "measure"]).to_dict("index")
     values = {
         "networks": networks.to_dict("records"),
-        "found": found,
+        "found": curves.set_index(["network", "curve", "measure"]).to_dict("index"),
         "png": to_png(figure),
         "note": note,
         "notice": NOTICE,
-        "verdict": _verdict(found),
+        "verdict": verdict,
     }
     return render_page("studies/transfer.html", values, amount=_amount)
 
 
-def _verdict(found: Mapping[Any, Mapping[Any, Any]]) -> str:
-    """One sentence on the two that differ in nothing but what they knew beforehand."""
+def verdict_on(curves: pd.DataFrame) -> str:
+    """One sentence on the two networks that differ in nothing but what they knew beforehand."""
+    found = curves.set_index(["network", "curve", "measure"])["value"]
     shown = {
-        (name, measure): f"{found[name, 'lesions', measure]['value']:.3f}"
+        (name, measure): f"{found[name, 'lesions', measure]:.3f}"
         for name in ("whole", "untrained")
         for measure in ("start", "asymptote")
     }

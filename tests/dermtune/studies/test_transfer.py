@@ -22,7 +22,7 @@ def small(params: Params) -> Params:
 def test_eight_networks_learn_and_what_they_learn_is_written(
     small: Params, ingested: Path, tmp_path: Path
 ) -> None:
-    checkpoint, out = tmp_path / "kept.json", tmp_path / "out"
+    checkpoint, out = tmp_path / "kept.json", tmp_path / "transfer"
     curves = run_transfer_study(small, images=ingested, checkpoint=checkpoint, out=out)
     assert tuple(curves["network"].unique()) == NAMES
     assert len(curves) == 8 * 2 * 3
@@ -51,9 +51,8 @@ def test_a_study_that_was_broken_off_goes_on_with_the_same_result(
     monkeypatch.setattr(
         transfer, "make_networks", lambda *a, **k: [one for one in made(*a, **k) if one.name in few]
     )
-    monkeypatch.setattr(transfer, "render_transfer", lambda *_, **__: "")
-    monkeypatch.setattr(transfer, "transfer_curves", lambda *_, **__: transfer.transfer_curves)
-    monkeypatch.setattr(transfer, "write_figure", lambda *_: None)
+    for name in ("render_transfer", "transfer_curves", "verdict_on", "write_study"):
+        monkeypatch.setattr(transfer, name, lambda *_, **__: "")
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     run_transfer_study(small, images=ingested, checkpoint=tmp_path / "a.json", out=whole)
 

@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from dermtune.studies.networks import NAMES
-from dermtune.studies.transfer_page import _amount, render_transfer, transfer_curves
+from dermtune.studies.transfer_page import _amount, render_transfer, transfer_curves, verdict_on
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_the_page_says_what_the_same_network_gained() -> None:
         for name in NAMES
     )
     figure = transfer_curves(history, dict.fromkeys(NAMES, "x"), pretrained=["whole"], note="n = 3")
-    page = render_transfer(networks, curves, figure, note="3 lesions")
+    page = render_transfer(networks, curves, figure, note="3 lesions", verdict=verdict_on(curves))
     assert "AUROC 0.910 from ImageNet&#39;s weights, 0.750 from random ones" in " ".join(page.split())
     assert "&lt;linear&gt;" in page
     assert "<linear>" not in page
