@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -26,17 +26,16 @@ from dermtune.duplicates import turn
 from dermtune.fingerprint import code_fingerprint
 from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
-from dermtune.shards import PackedImages, places
 from dermtune.studies import TransferConfig
 from dermtune.studies.energy import Meter
+from dermtune.studies.images import Images, read_images
 from dermtune.studies.kept import Kept
 from dermtune.studies.networks import Network, make_networks, size_of
 from dermtune.studies.overview import Section, write_study
 from dermtune.studies.transfer_page import render_transfer, transfer_curves, verdict_on
-from dermtune.table import classes_of, read_table, table_sha256
+from dermtune.table import table_sha256
 from dermtune.training import SEEDS_APART, Activations, Examples, train_tail
 from dermtune.trunk import make_runner, resolve_device
-from dermtune_bundle.decode import resize
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
@@ -44,21 +43,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MEASURES: Final = ("start", "slope", "asymptote")
+_SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 _TURNS, _BATCH = 8, 64
 _CONFIDENCE = 0.95
 _MODULES = ("dermtune.training", "dermtune.backbone", "dermtune.studies.networks", __name__)
-
-
-@dataclass(frozen=True)
-class Images:
-    """Images of one size in memory."""
-
-    pixels: NDArray[np.uint8]
-    """(N, S, S, 3)."""
-    labels: torch.Tensor
-    """(N,) int64 class indices."""
-    lesions: NDArray[np.object_]
-    """(N,)"""
 
 
 def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out: Path) -> pd.DataFrame:
@@ -79,8 +67,8 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     """
     config = params.study.transfer
     backbone = params.backbone.model_copy(update={"input_size": config.input_size})
-    train, val, classes = _read_images(images, config.input_size)
-    networks = make_networks(backbone, classes=len(classes), dropout=params.finetune.dropout)
+    train, val = (read_images(images, split, config.input_size) for split in _SPLITS)
+    networks = make_networks(backbone, classes=len(train.classes), dropout=params.finetune.dropout)
     made_from = {
         "images": table_sha256(images),
         "code": code_fingerprint(*_MODULES),
@@ -168,7 +156,7 @@ class _Learner:
     def learn(self, recipe: FinetuneConfig, *, share: float, seed: int, device: str) -> dict[str, Any]:
         """Train it on a share of the lesions: what the `training` took, and the `epochs` of its curve."""
         (train, val), *looking = self._seen
-        rows = share_of_lesions(self.train.lesions, self.train.labels.numpy(), share, seed=seed)
+        rows = share_of_lesions(self.train.lesions, self.train.labels, share, seed=seed)
         own, tail = train.only(torch.from_numpy(rows)), self.network.tail(seed)
         (_, history), *learning = self._measured(
             lambda: train_tail(tail, own, val, recipe, seed=seed, device=device, description=None)
@@ -200,7 +188,8 @@ class _Learner:
             return np.concatenate([*run(np.ascontiguousarray(turned[top : top + _BATCH]) for top in tops)])
 
         views = [see(self.train.pixels, symmetry) for symmetry in range(_TURNS)]
-        return Examples(views, self.train.labels), Examples([see(self.val.pixels, 0)], self.val.labels)
+        train, val = (torch.from_numpy(images.labels) for images in (self.train, self.val))
+        return Examples(views, train), Examples([see(self.val.pixels, 0)], val)
 
     def _measured(self, work: Callable[[], T]) -> tuple[T, float, float]:
         """What some work gives, and the seconds and joules that it takes."""
@@ -321,19 +310,3 @@ def _sizes(networks: Sequence[Network], history: pd.DataFrame, input_size: int) 
 
 def _lesions(images: Images) -> int:
     return len(np.unique(images.lesions))
-
-
-def _read_images(folder: Path, size: int) -> tuple[Images, Images, list[str]]:
-    """The training and the validation images, and the names of their classes."""
-    table = read_table(folder / "images.parquet")
-    table = table[table["split"].isin(["train", "val"])].reset_index(drop=True)
-    packed, classes = PackedImages(folder), classes_of(table)
-    small = (resize(packed.decode(place), size) for place in places(table))
-    pixels = np.stack([*progress(small, "images", len(table))])
-    labels = torch.tensor([classes.index(label) for label in table["label"]])
-    lesions = table["lesion_id"].to_numpy(object)
-    is_train = (table["split"] == "train").to_numpy(bool)
-    train, val = (
-        Images(pixels[rows], labels[torch.from_numpy(rows)], lesions[rows]) for rows in (is_train, ~is_train)
-    )
-    return train, val, classes
