@@ -373,6 +373,49 @@ def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
     click.echo(f"{out / 'transfer.html'}")
 
 
+@study.command()
+@_params
+@click.option(
+    "--splits",
+    type=Folder,
+    default="data/splits.csv",
+    show_default=True,
+    help="File of kept splits, as ingest takes it.",
+)
+@click.option(
+    "--key",
+    type=Folder,
+    default="data/patients.key",
+    show_default=True,
+    help="File of the key, as ingest takes it.",
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/cost",
+    show_default=True,
+    help="Folder in which the stages run, removed at the end; a study that was broken off goes on there.",
+)
+@click.option("--out", type=Folder, default="data/study/cost", show_default=True, help="Folder to write.")
+def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> None:
+    """What does the model cost? Runs each stage once more, under a meter.
+
+    Time, energy and CO2 of each, multiply-adds and parameters frozen and trained. Takes as long as the whole
+    pipeline; the stages' own outputs stay as they are. The model card tells it from the next export on:
+
+    \b
+      dermtune study cost
+      dvc repro --single-item --force export
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params)
+    from dermtune.studies.cost import run_cost_study
+
+    costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
+    for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
+        click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
+    click.echo(f"{out / 'cost.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

@@ -22,7 +22,15 @@ class TransferConfig(Config):
     """Peak learning rate of each network."""
 
 
+class CostConfig(Config):
+    """What does the model cost? Each stage, once more, under a meter."""
+
+    country: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    """Whose electricity it is: ISO 3166 code of three letters."""
+
+
 class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
+    cost: CostConfig
