@@ -24,7 +24,7 @@ from dermtune.stages.export import ExportConfig, export
 from dermtune.stages.finetune import finetune
 from dermtune.stages.ingest import ingest
 from dermtune.studies.cost_page import cost_figure, render_cost, verdict_on
-from dermtune.studies.energy import Meter
+from dermtune.studies.energy import Meter, joules_per_point
 from dermtune.studies.kept import Kept
 from dermtune.studies.overview import Section, write_study
 from dermtune_bundle.files import atomic_path
@@ -129,12 +129,6 @@ def _describe(params: "Params", work: Path, table: pd.DataFrame) -> dict[str, An
             size, images=images, views=params.augment.views, epochs=epochs * params.finetune.ensemble
         ),
     }
-
-
-def joules_per_point(joules: float, auroc: float | None) -> float | None:
-    """Joules for each hundredth of AUROC above guessing; None where there is no such gain."""
-    points = 0.0 if auroc is None else 100 * (auroc - 0.5)
-    return joules / points if points > 0 else None
 
 
 def training_work(size: Size, *, images: int, views: int, epochs: int) -> dict[str, float]:

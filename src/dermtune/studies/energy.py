@@ -65,3 +65,9 @@ class Meter:
             seconds = time.perf_counter() - started
             task = self._tracker.stop_task()
         return found, Cost(seconds, float(task.energy_consumed) * _JOULES, 1000 * float(task.emissions))
+
+
+def joules_per_point(joules: float, auroc: float | None) -> float | None:
+    """Joules for each hundredth of AUROC above guessing; None where there is no such gain."""
+    points = 0.0 if auroc is None else 100 * (auroc - 0.5)
+    return joules / points if points > 0 else None

@@ -27,7 +27,7 @@ from dermtune.network_size import size_of
 from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
 from dermtune.studies import TransferConfig
-from dermtune.studies.energy import Cost, Meter
+from dermtune.studies.energy import Cost, Meter, joules_per_point
 from dermtune.studies.images import Images, read_images
 from dermtune.studies.kept import Kept
 from dermtune.studies.networks import Network, make_networks
@@ -291,11 +291,15 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 def _sizes(networks: Sequence[Network], history: pd.DataFrame, input_size: int) -> pd.DataFrame:
     """A row a network: what it is, and what a training on all lesions takes, on the mean over seeds."""
     whole = history[history["share"] == history["share"].max()]
-    costs = whole.groupby(["network", "seed"])[["seconds", "joules"]].first().groupby("network").mean()
+    ends = whole.groupby(["network", "seed"]).agg(
+        {"seconds": "first", "joules": "first", "val_auroc": "last"}
+    )
+    means = ends.groupby("network").mean()
     rows = [
         {"name": network.name, "title": network.title}
         | asdict(size_of(network.trunk, network.tail(0), input_size=input_size))
-        | costs.loc[network.name].to_dict()
+        | means.loc[network.name, ["seconds", "joules"]].to_dict()
+        | {"joules_per_point": joules_per_point(*means.loc[network.name, ["joules", "val_auroc"]])}
         for network in networks
     ]
     return pd.DataFrame(rows)

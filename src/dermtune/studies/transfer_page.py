@@ -62,7 +62,8 @@ def render_transfer(
     """The page.
 
     Args:
-        networks: a row a network: name, title, parameters, unshared, trained, multiply_adds, seconds, joules.
+        networks: a row a network: name, title, parameters, unshared, trained, multiply_adds, seconds, joules,
+            joules_per_point.
         curves: as `transfer.summarize` gives it.
         figure: as `transfer_curves` draws it.
         note: what n is.

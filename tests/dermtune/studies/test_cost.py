@@ -8,7 +8,7 @@ from dermtune.network_size import Size
 from dermtune.params import Params
 from dermtune.stages.export import ExportConfig, export
 from dermtune.studies import cost
-from dermtune.studies.cost import joules_per_point, run_cost_study, training_work
+from dermtune.studies.cost import run_cost_study, training_work
 
 STAGES = ["ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "export"]
 
@@ -64,12 +64,6 @@ def exported(params: Params, work: Path, path: Path, out: Path) -> str:
     config = ExportConfig(gates=gates, cost=str(path))
     export(config, model=work / "calibrate", evaluation=work / "evaluate", out=out)
     return (out / "MODEL_CARD.md").read_text()
-
-
-def test_a_cost_is_held_against_what_is_gained_over_guessing() -> None:
-    assert joules_per_point(800.0, 0.9) == pytest.approx(20.0)
-    assert joules_per_point(800.0, 0.5) is None
-    assert joules_per_point(800.0, None) is None
 
 
 def test_a_training_takes_the_trunk_once_a_view_and_the_tail_each_epoch() -> None:

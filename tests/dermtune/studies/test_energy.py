@@ -4,7 +4,7 @@ import time
 import pytest
 
 from dermtune.errors import ConfigError
-from dermtune.studies.energy import Meter
+from dermtune.studies.energy import Meter, joules_per_point
 
 
 def test_work_takes_energy_and_more_of_it_the_longer_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +38,9 @@ def test_work_that_fails_ends_its_measurement() -> None:
 def test_an_unknown_country_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"XYZ.*DEU"):
         Meter("XYZ")
+
+
+def test_a_cost_is_held_against_what_is_gained_over_guessing() -> None:
+    assert joules_per_point(800.0, 0.9) == pytest.approx(20.0)
+    assert joules_per_point(800.0, 0.5) is None
+    assert joules_per_point(800.0, None) is None

@@ -23,7 +23,7 @@ def test_the_page_says_what_the_same_network_gained() -> None:
     )
     networks = pd.DataFrame(
         {"name": name, "title": f"<{name}>", "parameters": 1e6, "trained": 10, "unshared": 2e9}
-        | {"multiply_adds": 1, "seconds": 1.5, "joules": 2000.0}
+        | {"multiply_adds": 1, "seconds": 1.5, "joules": 2000.0, "joules_per_point": 50.0}
         for name in NAMES
     )
     figure = transfer_curves(history, dict.fromkeys(NAMES, "x"), pretrained=["whole"], note="n = 3")
