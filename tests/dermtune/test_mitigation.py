@@ -166,7 +166,6 @@ def test_mitigations_raise_the_accuracy_of_a_group_that_training_left_behind() -
         )
         right = (predict_logits(trained, val, "cpu").argmax(1) == val.labels).double()
         worst[kind] = min(float(right[groups == group].mean()) for group in (0, 1))
-    print(worst)
     assert worst["none"] < 0.35
     assert worst["group_dro"] > worst["none"] + 0.25
     assert worst["group_balanced"] > worst["none"] + 0.25

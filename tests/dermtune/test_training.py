@@ -134,7 +134,7 @@ def test_without_mitigation_it_trains_to_the_bit_as_a_plain_loop() -> None:
         assert same(found, averaged)
 
 
-def test_the_last_epoch_is_given_back_where_validation_is_to_choose_nothing(tmp_path: Path) -> None:
+def test_the_last_epoch_is_given_back_where_validation_is_to_choose_nothing() -> None:
     def trained(val: Examples) -> Tail:
         recipe = config(lr=0.5, epochs=3)
         return train_tail(make_tail(), make_examples(1), val, recipe, seed=1, device="cpu", keep="last")[0]

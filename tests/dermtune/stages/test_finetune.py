@@ -117,7 +117,7 @@ def test_an_ensemble_with_folds(params: Params, larger: Path, tmp_path: Path, mi
 
 @pytest.mark.parametrize("mitigation", ["reweighting", "group_balanced", "group_dro"])
 def test_a_mitigation_trains_another_tail_and_is_told(
-    params: Params, finetuned: Path, ingested: Path, embedded: Path, tmp_path: Path, mitigation: str
+    params: Params, finetuned: Path, ingested: Path, embedded: Path, tmp_path: Path, *, mitigation: str
 ) -> None:
     changes = {"mitigation": mitigation, "groups": "sex", "group_step": 0.5}
     _run(params, tmp_path, images=ingested, activations=embedded, **changes)
