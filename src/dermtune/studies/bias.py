@@ -61,7 +61,6 @@ _MODULES = (
     "dermtune.subgroups",
     "dermtune.training",
     "dermtune.studies.images",
-    "dermtune.studies.bias_measures",
     __name__,
 )
 

@@ -110,7 +110,8 @@ def measure_bias(
 
     Returns:
         A row an attribute, mitigation, group (`all` and `worst` as well) and metric: `value`, `low`, `high`,
-        `change` from no mitigation with `change_low` and `change_high`, and `which` group is worst.
+        `change` from no mitigation with `change_low` and `change_high`, how far `apart` the repeats without
+        mitigation lie (NaN: there is one), and `which` group is worst.
     """
     rows = []
     for attribute in map(str, groups):
@@ -124,18 +125,15 @@ def measure_bias(
             for key, metric in _metrics(one, labels, positive, members, _judgeable(own)).items()
         }
         sampled = resample(metrics, lesions, draws=draws, rng=np.random.default_rng(seed))
-        found = {mitigation: _over_repeats(sampled, mitigation) for mitigation in MITIGATIONS}
         known = [str(group) for group in own["group"] if group != NOT_GIVEN]
-        worst = {mitigation: _worst(one, known) for mitigation, one in found.items()}
-        for mitigation, one in found.items():
-            before = found["none"] | {key: value for key, (value, _) in worst["none"].items()}
-            after = one | {key: value for key, (value, _) in worst[mitigation].items()}
-            for (group, metric), value in after.items():
-                which = worst[mitigation][group, metric][1] if group == WORST else ""
-                numbers = _numbers(before[group, metric], value)
-                rows.append((attribute, mitigation, group, metric, *numbers, which))
+        before = _over_repeats(sampled, "none", known)
+        apart = _apart(sampled, known)
+        for mitigation in MITIGATIONS:
+            for key, one in _over_repeats(sampled, mitigation, known).items():
+                numbers = _numbers(before[key].sampled, one.sampled)
+                rows.append((attribute, mitigation, *key, *numbers, apart[key], one.which))
     columns = ["attribute", "mitigation", "group", "metric", "value", "low", "high"]
-    return pd.DataFrame(rows, columns=[*columns, "change", "change_low", "change_high", "which"])
+    return pd.DataFrame(rows, columns=[*columns, "change", "change_low", "change_high", "apart", "which"])
 
 
 def _trained(attribute: str, mitigation: Mitigation) -> Trained:
@@ -177,31 +175,44 @@ def _judgeable(sizes: pd.DataFrame) -> dict[str, set[str]]:
     }
 
 
+@dataclass(frozen=True)
+class _Mean:
+    sampled: Sampled
+    which: str = ""
+    """The group that is worst."""
+
+
 def _over_repeats(
-    sampled: Mapping[tuple[Any, ...], Sampled], mitigation: Mitigation
-) -> dict[tuple[str, str], Sampled]:
-    """By group and metric, the mean over repeats."""
+    sampled: Mapping[tuple[Any, ...], Sampled], mitigation: Mitigation, known: Sequence[str]
+) -> dict[tuple[str, str], _Mean]:
+    """By group and metric, the mean over repeats; of the groups that are known, the worst as well."""
     repeats: dict[tuple[str, str], list[Sampled]] = {}
-    for (one, _, group, metric), found in sampled.items():
+    for (one, _, group, metric), value in sampled.items():
         if one == mitigation:
             name = "balanced_accuracy" if metric.startswith("recall") else metric
-            repeats.setdefault((group, name), []).append(found)
-    return {key: macro(found) for key, found in repeats.items()}
-
-
-def _worst(
-    found: Mapping[tuple[str, str], Sampled], groups: Sequence[str]
-) -> dict[tuple[str, str], tuple[Sampled, str]]:
-    """Of each metric that two groups have, the lowest, and whose it is."""
-    worst = {}
+            repeats.setdefault((group, name), []).append(value)
+    found = {key: _Mean(macro(values)) for key, values in repeats.items()}
     for metric in ("auroc", "sensitivity", "specificity"):
-        values = {group: found[group, metric] for group in groups if (group, metric) in found}
-        if len(values) > 1:
-            which = min(values, key=lambda group: values[group].value or 0.0)
-            draws = np.min([one.draws for one in values.values()], axis=0)
+        own = {group: found[group, metric].sampled for group in known if (group, metric) in found}
+        if len(own) > 1:
+            which = min(own, key=lambda group: own[group].value or 0.0)
+            draws = np.min([one.draws for one in own.values()], axis=0)
             # the worst of several is drawn lower than it is: that is taken off its interval
-            worst[WORST, metric] = Sampled(values[which].value, draws, is_biased=True), which
-    return worst
+            found[WORST, metric] = _Mean(Sampled(own[which].value, draws, is_biased=True), which)
+    return found
+
+
+def _apart(sampled: Mapping[tuple[Any, ...], Sampled], known: Sequence[str]) -> dict[tuple[str, str], float]:
+    """How far the repeats without mitigation lie apart: what training anew changes by itself."""
+    repeats = sorted({repeat for _, repeat, _, _ in sampled})
+    single = [
+        _over_repeats({key: one for key, one in sampled.items() if key[1] == repeat}, "none", known)
+        for repeat in repeats
+    ]
+    if len(single) < 2:  # noqa: PLR2004 (one lies apart from nothing)
+        return dict.fromkeys(single[0], float("nan"))
+    values = {key: [one[key].sampled.value or 0.0 for one in single] for key in single[0]}
+    return {key: max(found) - min(found) for key, found in values.items()}
 
 
 def _numbers(before: Sampled, after: Sampled) -> tuple[float | None, ...]:

@@ -12,7 +12,7 @@ from dermtune.table import read_table, write_table
 
 @pytest.fixture(scope="module")
 def small(params: Params) -> Params:
-    changes = {"input_size": 32, "attributes": ["sex"], "repeats": 1, "epochs": 2}
+    changes = {"input_size": 32, "cut": 7, "attributes": ["sex"], "repeats": 1, "epochs": 2}
     config = params.study.bias.model_copy(update=changes)
     evaluate = params.evaluate.model_copy(update={"bootstrap": 50})
     study = params.study.model_copy(update={"bias": config})

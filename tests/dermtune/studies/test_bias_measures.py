@@ -59,6 +59,7 @@ def test_a_group_that_is_served_worse_is_found_and_its_gain_measured() -> None:
     worst = found.loc[("none", "worst", "sensitivity")]
     assert (worst["value"], worst["which"]) == (pytest.approx(share), "male")
     assert worst["change"] == 0
+    assert pd.isna(worst["apart"]), "one repeat lies apart from nothing"
     gained = found.loc[("group_dro", "worst", "sensitivity")]
     assert gained["change"] == pytest.approx(1 - share)
     assert 0 < gained["change_low"] < gained["change"] < gained["change_high"]
@@ -86,6 +87,7 @@ def test_what_repeats_say_is_averaged() -> None:
     judged |= {("sex", name): [other, other] for name in MITIGATIONS[1:]}
     found = measure(judged)
     count = POSITIVE.sum()
+    assert found.loc[("none", "all", "sensitivity"), "apart"] == pytest.approx(1 / count)
     assert found.loc[("none", "all", "sensitivity"), "value"] == pytest.approx(1 - 1.5 / count)
     assert found.loc[("group_dro", "all", "sensitivity"), "change"] == pytest.approx(0.5 / count)
 
