@@ -416,6 +416,35 @@ def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> 
     click.echo(f"{out / 'cost.html'}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/bias.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/bias", show_default=True, help="Folder to write.")
+def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
+    """Whom does the network serve worse, and do reweighting, balanced sampling or group DRO change it?
+
+    Trains without and with each mitigation for each of `study.bias.attributes`, judges lesions that were not
+    learned from, group by group, and compares. Writes tables, a figure and a page, bias.html. What helps can
+    be used: `finetune.mitigation` and `finetune.groups`.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.bias import run_bias_study
+
+    found = run_bias_study(choices, images=images, checkpoint=checkpoint, out=out)
+    for row in found[(found["group"] == "worst") & (found["metric"] == "auroc")].to_dict("records"):
+        of = f"{row['attribute']} {row['mitigation']}"
+        span = f"[{row['low']:.3f}, {row['high']:.3f}]"
+        click.echo(f"{of:28} AUROC {row['value']:.3f} {span} in the worst group, {row['which']}")
+    click.echo(f"{out / 'bias.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

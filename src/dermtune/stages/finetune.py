@@ -35,7 +35,7 @@ def finetune(
     """Train the tails on stored activations.
 
     Raises:
-        ConfigError: `folds` needs what augment did not store.
+        ConfigError: `folds` needs what augment did not store, or there is but one of `groups`.
         DataError: the activations are stale, foreign or missing, or a class is too rare for `folds`.
     """
     from dermtune.checkpoint import Resume
@@ -47,7 +47,7 @@ def finetune(
     from dermtune.training import train_ensemble
 
     out.mkdir(parents=True, exist_ok=True)
-    task = read_task(images, activations, backbone=backbone, seed=seed)
+    task = read_task(images, activations, backbone=backbone, seed=seed, groups=config.weighed_groups)
     require_no_leakage(images)
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))

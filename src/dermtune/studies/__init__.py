@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dermtune.config import Config
+from dermtune.recipe import Attribute, Unit
 
 
 class TransferConfig(Config):
@@ -29,8 +30,36 @@ class CostConfig(Config):
     """Whose electricity it is: ISO 3166 code of three letters."""
 
 
+def _each_once(attributes: list[Attribute]) -> list[Attribute]:
+    if len({*attributes}) < len(attributes):
+        raise ValueError("expected each attribute once")
+    return attributes
+
+
+class BiasConfig(Config):
+    """Whom does the network serve worse, and what do mitigations change?"""
+
+    input_size: Annotated[int, Field(ge=32, le=1024)]
+    """Side of the images, in pixels."""
+    cut: Annotated[int, Field(ge=0)]
+    """Blocks that are frozen, as `backbone.cut`; the further back, the longer each training takes."""
+    images: Annotated[int, Field(ge=50)]
+    """At most that many of training and validation, of all classes as equally many as there can be."""
+    attributes: Annotated[list[Attribute], Field(min_length=1), AfterValidator(_each_once)]
+    """By which people are grouped, and each mitigation trains, one attribute after another."""
+    folds: Annotated[int, Field(ge=2, le=20)]
+    """Each is judged by a network that learned from the others."""
+    repeats: Annotated[int, Field(ge=1, le=50)]
+    """Of all that, each with other folds and from other first weights."""
+    epochs: Annotated[int, Field(ge=2)]
+    """Of each training."""
+    sensitivity: Annotated[Unit, Field(gt=0)]
+    """For malignant lesions, of all groups together: what the threshold is chosen for."""
+
+
 class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
+    bias: BiasConfig
     cost: CostConfig

@@ -235,6 +235,7 @@ def recipe_for(
             "epochs": epochs,
             "patience": epochs,
             "lr": config.lr[network.name],
+            "mitigation": "none",  # it is about people, and the question is not
             # what starts from chance has no layers to be careful with
             "head_epochs": recipe.head_epochs if network.is_pretrained else 0,
             "layer_decay": recipe.layer_decay if network.is_pretrained else 1.0,
