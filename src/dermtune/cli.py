@@ -393,15 +393,15 @@ def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
 @click.option(
     "--out", type=Folder, default="data/study/microscope", show_default=True, help="Folder to write."
 )
-def microscope(  # noqa: D417 (options have their help)
+def microscope(
     params: Path, images: Path, tails: Path, model: Path, image: str | None, checkpoint: Path, out: Path
 ) -> None:
     """What do the layers respond to, and which images lie near each other?
 
-    Writes one page, microscope.html, and the tables behind it: a map of the validation images to click on, with
-    each one's nearest neighbours; the first filters; of each layer the channels that tell a class best, the parts
-    of training images that excite them most, and pictures made to excite them; and one image on its way through
-    the layers. The page holds pictures of patients: keep it as you keep the images.
+    Writes one page, microscope.html, and the tables behind it: a map of the validation images to click on,
+    with each one's nearest neighbours; the first filters; of each layer the channels that tell a class best,
+    the parts of training images that excite them most, and pictures made to excite them; and one image on its
+    way through the layers. The page holds pictures of patients: keep it as you keep the images.
 
     \b
     Example:

@@ -5,6 +5,7 @@ A layer is what lies between two places at which one can look: the stem, a block
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +14,13 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from dermtune.backbone import Tail, Trunk
+from dermtune.metrics import Sampled, auroc, estimate, macro, resample
 from dermtune.progress import progress
+from dermtune.studies import MicroscopeConfig
+from dermtune.studies.images import Images
 
 _BATCH = 16
+_FIELD_IMAGES = 4
 _MASS = 0.9  # of the gradient, that a receptive field holds
 
 
@@ -121,8 +126,8 @@ def class_aurocs(
         labels: (N,) of 0 to K - 1.
         classes: K.
 
-    Source: Hanley and McNeil 1982, The meaning and use of the area under a ROC curve: it is Mann and Whitney's
-    U, divided by the number of pairs.
+    Source: Hanley and McNeil 1982, The meaning and use of the area under a ROC curve: it is the U of Mann and
+    Whitney, divided by the number of pairs.
     """
     ranks = rankdata(values, axis=0)
     found = np.full((values.shape[1], classes), np.nan)
@@ -199,4 +204,99 @@ def first_filters(layers: Sequence[Layer]) -> NDArray[np.uint8]:
     convolution = next(part for part in layers[0].units.modules() if isinstance(part, nn.Conv2d))
     weights = convolution.weight.detach().permute(0, 2, 3, 1).numpy()
     largest = np.maximum(np.abs(weights).max((1, 2, 3), keepdims=True), 1e-12)
-    return np.round(127.5 + 127.5 * weights / largest).astype(np.uint8)
+    found: NDArray[np.uint8] = np.round(127.5 + 127.5 * weights / largest).astype(np.uint8)
+    return found
+
+
+def measure_channels(
+    layers: Sequence[Layer],
+    trunk: Trunk,
+    train: Images,
+    val: Images,
+    config: MicroscopeConfig,
+    *,
+    draws: int,
+    seed: int,
+) -> dict[str, Any]:
+    """The channel of each layer that tells each class best on training, and how well it does on validation.
+
+    Args:
+        layers: as `layers_of` gives them.
+        trunk: whose normalisation of pixels it is.
+        train: by which channels are chosen, and what excites them is found.
+        val: by which they are judged.
+        config: how many channels and patches are to be shown.
+        draws: of the bootstrap over lesions.
+        seed: of the draws, the same ones for all layers.
+
+    Returns:
+        As JSON knows it. `table`: a row a layer and class: layer, depth, frozen, field (pixels a side that a
+        unit sees), label, channel, trained (AUROC on training), auroc, low, high (on validation). `depths`: a
+        row a layer: the mean of `auroc` over classes, with its interval. `shown`: each layer's channels to
+        show, with their class and the training images (rows, values, places) that excite them most. `usual`:
+        mean and deviation of each channel's largest activation. `shapes`: (C, h, w) of each layer's output.
+    """
+    fields = receptive_fields(layers, trunk, train.pixels[:: -(-len(train.pixels) // _FIELD_IMAGES)])
+    on_train, on_val = (
+        measure_responses(layers, trunk, images.pixels, description=f"layers, {what}")
+        for images, what in ((train, "training"), (val, "validation"))
+    )
+    groups = val.table["group_id"].to_numpy(object)
+    table, depths, shown = [], [], []
+    for depth, (layer, learned, held) in enumerate(zip(layers, on_train, on_val, strict=True)):
+        areas = class_aurocs(learned.values, train.labels, len(train.classes))
+        best = {int(label): int(areas[:, label].argmax()) for label in np.flatnonzero(~np.isnan(areas[0]))}
+        metrics = {
+            label: auroc(held.values[:, at].astype(float), val.labels == label) for label, at in best.items()
+        }
+        sampled = resample(metrics, groups, draws=draws, rng=np.random.default_rng(seed))
+        about = {"layer": layer.name, "depth": depth, "frozen": layer.is_frozen, "field": fields[depth]}
+        table += [
+            about
+            | {"label": train.classes[label], "channel": at, "trained": float(areas[at, label])}
+            | _judged(sampled[label])
+            for label, at in best.items()
+        ]
+        depths.append(about | _judged(macro(list(sampled.values()))))
+        chosen = best_channels(areas, config.channels)
+        shown.append([_excited(at, label, learned, train, config.patches) for at, label in chosen.items()])
+    return {
+        "table": table,
+        "depths": depths,
+        "shown": shown,
+        "usual": [
+            {"mean": one.values.mean(0).tolist(), "deviation": one.values.std(0).tolist()} for one in on_train
+        ],
+        "shapes": [(one.values.shape[1], *one.shape) for one in on_train],
+    }
+
+
+def _judged(sampled: Sampled) -> dict[str, float | None]:
+    found = estimate(sampled)
+    return {"auroc": found.value, "low": found.low, "high": found.high}
+
+
+def best_channels(areas: NDArray[np.float64], count: int) -> dict[int, int]:
+    """Of the channels that tell a class best, those that do so best: classes by channel, the best first.
+
+    Args:
+        areas: (C, K) as `class_aurocs` gives them.
+        count: of channels at most. One that is the best of several classes is there once.
+    """
+    found: dict[int, int] = {}
+    known = np.flatnonzero(~np.isnan(areas[0]))
+    for label in known[np.argsort(-areas[:, known].max(0), kind="stable")]:
+        found.setdefault(int(areas[:, label].argmax()), int(label))
+    return dict([*found.items()][:count])
+
+
+def _excited(channel: int, label: int, learned: Responses, train: Images, count: int) -> dict[str, Any]:
+    """A channel, with the training images that excite it most."""
+    rows = strongest(learned.values[:, channel], train.lesions, count)
+    return {
+        "channel": channel,
+        "label": train.classes[label],
+        "rows": rows.tolist(),
+        "values": learned.values[rows, channel].tolist(),
+        "places": learned.places[rows, channel].tolist(),
+    }

@@ -1,14 +1,16 @@
 """Pictures that excite a channel most, made by climbing its gradient from a plain one.
 
-Source: Olah, Mordvintsev and Schubert 2017, Feature visualization, Distill: the picture is kept as waves, those
-long as easy to move as those short; colours are those of the data, decorrelated; and it is turned, moved and
-scaled a little at each step, so that nothing is found that holds for single pixels alone.
+Source: Olah, Mordvintsev and Schubert 2017, Feature visualization, Distill. The picture is kept as waves, of
+which long ones move as easily as short ones; its colours are those of the data, decorrelated; and it is
+turned, moved and scaled a little at each step, so that nothing is found that holds for single pixels alone.
 """
 
+import base64
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,9 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dermtune.backbone import Trunk
+from dermtune.progress import progress
+from dermtune.studies import MicroscopeConfig
 from dermtune.studies.channels import Layer, activations_of
+from dermtune.studies.kept import Kept
+from dermtune_bundle.pictures import to_jpeg
 
-_RATE, _FIRST = 0.02, 0.05
+_RATE, _FIRST, _STEEP = 0.03, 0.05, 1.5
 _TURN, _SCALE, _MOVE = 0.17, 0.1, 0.06  # radians; share of the size; the same
 _EDGE = 0.02  # colours nearer to black or white than this count as so near
 
@@ -77,12 +83,15 @@ def visualize(
     Returns:
         uint8 (n, size, size, 3), and the largest activation of each one's channel.
     """
+    if not channels:
+        return np.empty((0, size, size, 3), np.uint8), []
     generator = torch.Generator().manual_seed(seed)
     own = [*range(len(channels))]
     climbed = [*layers[:-1], _without_last_bend(layers, trunk, size)]
-    # the longer a wave, the more an equal step moves it, as in images of the world
+    # the longer a wave, the more an equal step moves it; somewhat more than in images of the world, for what
+    # climbs fastest is fine noise
     along = torch.fft.fftfreq(size)[:, None].square() + torch.fft.rfftfreq(size)[None].square()
-    weight = 1 / (along.sqrt().clamp(min=1 / size) * size)
+    weight = (along.sqrt().clamp(min=1 / size) * size) ** -_STEEP
     waves = _FIRST * torch.randn(len(own), 3, *weight.shape, 2, generator=generator)
     waves.requires_grad_()
     optimizer = torch.optim.Adam([waves], lr=_RATE)
@@ -95,7 +104,7 @@ def visualize(
         optimizer.zero_grad()
         moved = _moved(draw(), generator)
         *_, found = activations_of(climbed, trunk, moved)
-        (-found[own, list(channels)].mean((1, 2)).sum()).backward()
+        (-found[own, list(channels)].mean((1, 2)).sum()).backward()  # type: ignore[no-untyped-call]  # as in training.py
         optimizer.step()
     with torch.inference_mode():
         pictures = draw().round()
@@ -141,3 +150,61 @@ def _without_last_bend(layers: Sequence[Layer], trunk: Trunk, size: int) -> Laye
 
 def _is_bend(part: nn.Module) -> bool:
     return "activation" in type(part).__module__ and not [*part.children()]
+
+
+def paint_channels(
+    layers: Sequence[Layer],
+    trunk: Trunk,
+    channels: Sequence[Sequence[int]],
+    pixels: NDArray[np.uint8],
+    config: MicroscopeConfig,
+    *,
+    seed: int,
+    kept: Kept,
+) -> list[list[dict[str, Any]]]:
+    """Pictures that excite channels of each layer but the stem, whose filters can be seen as they are.
+
+    Args:
+        layers: from the image to the classifier.
+        trunk: whose normalisation of pixels it is.
+        channels: of each layer; of the first of these a picture is made.
+        pixels: images (N, S, S, 3) whose colours the pictures have.
+        config: how many, how large, and in how many steps.
+        seed: of the first pictures.
+        kept: what was made before.
+
+    Returns:
+        A list a layer, as JSON knows it: `picture` (JPEG in base64) and `value`, as `visualize` gives them.
+    """
+    palette = Palette.of(pixels)
+    found: list[list[dict[str, Any]]] = [[]]
+    for depth in progress(range(1, len(layers)), "pictures", len(layers) - 1):
+        paint = partial(
+            _painted,
+            layers[: depth + 1],
+            trunk,
+            channels[depth][: config.painted],
+            palette,
+            config,
+            seed=seed + depth,
+        )
+        found.append(kept.get(f"pictures {depth}", paint))
+    return found
+
+
+def _painted(
+    layers: Sequence[Layer],
+    trunk: Trunk,
+    channels: Sequence[int],
+    palette: Palette,
+    config: MicroscopeConfig,
+    *,
+    seed: int,
+) -> list[dict[str, Any]]:
+    pictures, values = visualize(
+        layers, trunk, channels, palette, size=config.picture, steps=config.steps, seed=seed
+    )
+    return [
+        {"picture": base64.b64encode(to_jpeg(picture)).decode(), "value": value}
+        for picture, value in zip(pictures, values, strict=True)
+    ]

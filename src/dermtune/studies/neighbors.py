@@ -49,8 +49,9 @@ def nearest(
 
 
 def _unit(vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = vectors.astype(np.float64)
-    return found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12)
+    exact = vectors.astype(np.float64)
+    found: NDArray[np.float64] = exact / np.maximum(np.linalg.norm(exact, axis=1, keepdims=True), 1e-12)
+    return found
 
 
 def map_of(embeddings: NDArray[np.floating], *, seed: int) -> NDArray[np.float64]:
@@ -93,8 +94,8 @@ def measure_agreement(
         rng: where they come from.
 
     Returns:
-        A row a space and class, then `all`, the mean over classes: space, label, images, share, low, high (None
-        where undefined), and `chance`: what neighbours drawn from all lesions would share.
+        A row a space and class, then `all`, the mean over classes: space, label, images, share, low, high
+        (missing where undefined), and `chance`: what neighbours drawn from all lesions would share.
     """
     lesions = pd.DataFrame({"label": known[0], "lesion": known[1]}).drop_duplicates("lesion")
     chance = np.bincount(lesions["label"], minlength=len(classes)) / len(lesions)
