@@ -58,6 +58,8 @@ def test_a_frame_lies_around_its_square_and_within_the_image() -> None:
     assert corner[0, 30:].all()
     assert corner[:10, 39].all()
     assert not corner[4:8, 32:36].any()
+    other = (framed(picture, 30, 0, 10) != 7).any(2)
+    np.testing.assert_array_equal(other, corner[::-1, ::-1])
     assert (framed(picture, 0, 0, 40) == 7).all()
     assert (picture == 7).all()
 
