@@ -445,6 +445,53 @@ def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
     click.echo(f"{out / 'bias.html'}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option(
+    "--image", help="To follow through the layers: an id of a training or validation image, or a file."
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/microscope.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option(
+    "--out", type=Folder, default="data/study/microscope", show_default=True, help="Folder to write."
+)
+def microscope(
+    params: Path, images: Path, tails: Path, model: Path, image: str | None, checkpoint: Path, out: Path
+) -> None:
+    """What do the layers respond to, and which images lie near each other?
+
+    Writes one page, microscope.html, and the tables behind it: a map of the validation images to click on,
+    with each one's nearest neighbours; the first filters; of each layer the channels that tell a class best,
+    the parts of training images that excite them most, and pictures made to excite them; and one image on its
+    way through the layers. The page holds pictures of patients: keep it as you keep the images.
+
+    \b
+    Example:
+      dermtune study microscope --image lesion.jpg
+    """  # noqa: D301 (as above)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.microscope import run_microscope_study
+
+    found = run_microscope_study(
+        choices, images=images, tails=tails, model=model, image=image, checkpoint=checkpoint, out=out
+    )
+    for layer, rows in found.groupby("layer", sort=False):
+        click.echo(
+            f"{layer:8} best single channels: AUROC {rows['auroc'].astype(float).mean():.3f} on validation"
+        )
+    click.echo(f"{out / 'microscope.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

@@ -57,9 +57,31 @@ class BiasConfig(Config):
     """For malignant lesions, of all groups together: what the threshold is chosen for."""
 
 
+class MicroscopeConfig(Config):
+    """What do the layers respond to, and which images lie near each other?"""
+
+    images: Annotated[int, Field(ge=16)]
+    """Training images, at most, that are searched for those that excite a channel most."""
+    patches: Annotated[int, Field(ge=1, le=20)]
+    """Of them that are shown, each of another lesion."""
+    channels: Annotated[int, Field(ge=1, le=20)]
+    """Channels of each layer that are shown."""
+    painted: Annotated[int, Field(ge=0, le=20)]
+    """Channels of each layer for which a picture is made that excites them."""
+    steps: Annotated[int, Field(ge=1, le=5_000)]
+    """Of making it."""
+    picture: Annotated[int, Field(ge=32, le=512)]
+    """Its side, in pixels."""
+    mapped: Annotated[int, Field(ge=8, le=2_000)]
+    """Validation images, at most, on the map; each makes the page about 15 kB larger."""
+    neighbors: Annotated[int, Field(ge=1, le=20)]
+    """Of each image, that are shown and counted."""
+
+
 class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
     bias: BiasConfig
+    microscope: MicroscopeConfig
     cost: CostConfig
