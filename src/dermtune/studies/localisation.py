@@ -40,6 +40,8 @@ class Judged:
     """N rows of the image table, numbered from 0."""
     masks: NDArray[np.bool_]
     """(N, SIDE, SIDE)."""
+    outlined: int
+    """Of how many images they are drawn."""
     left_out: int
     """Images of the split without an outline."""
 

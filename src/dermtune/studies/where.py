@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,6 @@ from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place, open_array, places
-from dermtune.studies import WhereConfig
 from dermtune.studies.agreement import measure_agreement, summarize_agreement
 from dermtune.studies.attribution import grad_cam, hires_cam, occlusion, units_to_finer_map
 from dermtune.studies.images import balanced_rows
@@ -91,10 +90,10 @@ def run_where_study(
             training or the validation images is outlined.
     """
     config = params.study.where
-    graph, contract = _open(model)
-    trained = read_tails(tails, backbone=params.backbone)
-    _require_same_images(images, contract, trained)
-    judged, prior = _read_outlines(images, config.images, seed=params.seed)
+    network = Network.open(model, tails, params)
+    contract = network.contract
+    _require_same_images(images, network)
+    judged, prior = read_outlines(images, config.images, seed=params.seed)
     occluded = balanced_rows(_labels(judged, contract), config.occluded, seed=params.seed)
     made_from = {
         "images": table_sha256(images),
@@ -103,9 +102,7 @@ def run_where_study(
         "params": [params.backbone.model_dump(), config.model_dump(), params.seed],
     }
     kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
-    network = _Network(graph, contract, trained, params, config)
     looked = look_at(network, PackedImages(images), places(judged.table), occluded.tolist(), kept=kept)
-    del network
     blind = {"mean_mask": prior, "gaussian": centred_gaussian(prior)}
     measured = measure_methods(looked, judged, blind, seed=params.seed)
     is_right = np.array([one.named for one in looked]) == _labels(judged, contract)
@@ -143,20 +140,9 @@ def run_where_study(
     return methods
 
 
-def _open(model: Path) -> tuple[Graph, Contract]:
-    try:
-        graph = Graph.open(model / "model.onnx")
-        contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
-    except BundleError as error:
-        raise DataError(f"{error}; re-run calibrate") from error
-    return graph, contract
-
-
-def _require_same_images(images: Path, contract: Contract, trained: TrainedTails) -> None:
+def _require_same_images(images: Path, network: "Network") -> None:
     now = table_sha256(images)
-    for lineage, stage in ((contract.lineage, "calibrate"), (trained.lineage, "finetune")):
+    for lineage, stage in ((network.contract.lineage, "calibrate"), (network.trained.lineage, "finetune")):
         if (
             lineage.get("images_sha256") != now
         ):  # another split: what validates here may have been training there
@@ -172,7 +158,7 @@ def _labels(judged: Judged, contract: Contract) -> NDArray[np.int64]:
     return np.array([names.index(label) for label in judged.table["label"]], np.int64)
 
 
-def _read_outlines(images: Path, most: int, *, seed: int) -> tuple[Judged, NDArray[np.float64]]:
+def read_outlines(images: Path, most: int, *, seed: int) -> tuple[Judged, NDArray[np.float64]]:
     """The validation images with an outline, and the mean of the training lesions' masks."""
     table = read_table(images / "images.parquet")
     packed = open_array(images / MASKS, rows=len(table))
@@ -195,20 +181,21 @@ def _read_outlines(images: Path, most: int, *, seed: int) -> tuple[Judged, NDArr
     val, left_out = outlined("val")
     classes = classes_of(table)
     labels = np.array([classes.index(label) for label in val["label"]], np.int64)
+    outlines = len(val)
     val = val.iloc[balanced_rows(labels, most, seed=seed)]
     masks = np.stack([mask(row) for row in val.index])
-    return Judged(val.reset_index(drop=True), masks, left_out), mean_mask(map(mask, train.index))
+    judged = Judged(val.reset_index(drop=True), masks, outlined=outlines, left_out=left_out)
+    return judged, mean_mask(map(mask, train.index))
 
 
-class _Network:
+class Network:
     """The shipped graph, and the same network in torch, which has gradients."""
 
-    def __init__(
-        self, graph: Graph, contract: Contract, trained: TrainedTails, params: "Params", config: WhereConfig
-    ) -> None:
-        self._graph, self._contract, self._config = graph, contract, config
+    def __init__(self, graph: Graph, contract: Contract, trained: TrainedTails, params: "Params") -> None:
+        self.contract, self.trained = contract, trained
+        self._graph = graph
         self._trunk, self._tails = trained.trunk, trained.tails
-        self._size = params.backbone.input_size
+        self._size, self._window = params.backbone.input_size, params.study.where.window
         self._finer = units_to_finer_map(self._trunk, self._tails[0], input_size=self._size)
         self._untrained: list[Tail] = [
             untrained_backbone(params.backbone, seed=params.seed + draw)
@@ -217,10 +204,22 @@ class _Network:
             for draw in range(_UNTRAINED)
         ]
 
+    @classmethod
+    def open(cls, model: Path, tails: Path, params: "Params") -> Self:
+        """Read what calibrate and finetune wrote."""
+        try:
+            graph = Graph.open(model / "model.onnx")
+            contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
+        except OSError as error:
+            raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
+        except BundleError as error:
+            raise DataError(f"{error}; re-run calibrate") from error
+        return cls(graph, contract, read_tails(tails, backbone=params.backbone), params)
+
     def look(self, image: NDArray[np.uint8]) -> Looked:
         """Maps of the class that the shipped graph names, of an image uint8 (H, W, 3), but for occlusion."""
         output = self._graph.run(image)
-        named = int(self._contract.named(output.probabilities[None])[0])
+        named = int(self.contract.named(output.probabilities[None])[0])
         pixels = torch.from_numpy(resize(image, self._size)).permute(2, 0, 1)[None].float()
         frozen, finer = self._trunk.units, self._finer
         start = min(finer, len(frozen))
@@ -255,11 +254,11 @@ class _Network:
             return np.stack([self._graph.run(one).logits for one in batch])
 
         small = resize(image, self._size)
-        return np.asarray(occlusion(logits, small, named, window=self._config.window), np.float64)
+        return np.asarray(occlusion(logits, small, named, window=self._window), np.float64)
 
 
 def look_at(
-    network: _Network, packed: PackedImages, found: Sequence[Place], occluded: Sequence[int], *, kept: Kept
+    network: Network, packed: PackedImages, found: Sequence[Place], occluded: Sequence[int], *, kept: Kept
 ) -> list[Looked]:
     """Maps of N images, and of some of them that of occlusion.
 
@@ -330,11 +329,15 @@ def _note(
     measured: dict[str, Measured],
     draws: int,
 ) -> str:
-    dark = int(np.isnan(measured["shown"].pointing).sum())
-    return (
-        f"n = {len(judged.table):,} validation images of {judged.table['lesion_id'].nunique():,} lesions"
-        f" ({judged.left_out:,} whose lesion is not outlined are left out);"
-        f" {is_right.mean():.0%} are named rightly. A lesion covers {judged.masks.mean():.0%} of an image on"
-        f" the mean. 95% intervals: bootstrap over lesions, {draws:,} draws."
-        + (f" {dark:,} maps light nothing and are left out." if dark else "")
-    )
+    count, dark = len(judged.table), int(np.isnan(measured["shown"].pointing).sum())
+    drawn = f"They are drawn from {judged.outlined:,}, the classes as equally often as they can be."
+    notes = {
+        f"n = {count:,} validation images of {judged.table['lesion_id'].nunique():,} lesions.": True,
+        drawn: count < judged.outlined,
+        f"{judged.left_out:,} whose lesion is not outlined are left out.": judged.left_out > 0,
+        f"{is_right.mean():.0%} are named rightly.": True,
+        f"A lesion covers {judged.masks.mean():.0%} of an image on the mean.": True,
+        f"95% intervals: bootstrap over lesions, {draws:,} draws.": True,
+        f"{dark:,} maps light nothing and are left out.": dark > 0,
+    }
+    return " ".join(note for note, is_so in notes.items() if is_so)

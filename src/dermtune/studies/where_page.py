@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Any, Final
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,10 +16,11 @@ from PIL import Image
 
 from dermtune.appearance import Mask
 from dermtune.figures import BLUE, GREEN, GREY, VERMILION, note_below, styled, to_png
+from dermtune.labels import CLASSES
 from dermtune.page import render_page
-from dermtune.studies.localisation import MEASURES, PRIORS, peak
+from dermtune.studies.localisation import MEASURES, PRIORS, peak, stretch
 from dermtune_bundle.manifest import NOTICE
-from dermtune_bundle.pictures import overlay, thumbnail, to_jpeg
+from dermtune_bundle.pictures import thumbnail, to_jpeg
 
 TITLES: Final = {
     "shown": "the map that clinicians see",
@@ -41,7 +43,11 @@ _ABILITIES: Final = {
     "overlap": "at outlining it",
     "energy": "at keeping to it",
 }
-_SHOWN: Final = {"shown": "what clinicians see", "finer": "HiResCAM, finer layer", "occlusion": "occlusion"}
+_SHOWN: Final = {
+    "shown": "the map that clinicians see",
+    "finer": "HiResCAM, finer layer",
+    "occlusion": "occlusion",
+}
 _COLOURS: Final = {"untrained": VERMILION, "mean_mask": GREY, "gaussian": GREY, "best": GREEN}
 _SIDE = 280  # pixels of an image on the sheet
 
@@ -103,25 +109,35 @@ def localisation_figure(methods: pd.DataFrame, *, note: str) -> Figure:
 
 @styled
 def contact_sheet(shown: Sequence[Shown]) -> Figure:
-    """Images in rows: with the lesion's outline, and lit by each map; a cross where a map is highest."""
+    """Images in rows: with the lesion's outline, and each map over it; a cross where a map is highest."""
     figure = Figure(figsize=(10.4, 2.2 * len(shown)), layout="constrained")
     for one, row in zip(shown, figure.subplots(len(shown), 1 + len(_SHOWN), squeeze=False), strict=True):
         small = thumbnail(one.image, _SIDE)
         _picture(row[0], small, one.mask)
         row[0].set_title(one.title, fontsize=7.5)
         for axes, (name, title) in zip(row[1:], _SHOWN.items(), strict=True):
-            _picture(axes, overlay(small, one.maps[name]), one.mask)
+            _picture(axes, _heated(small, one.maps[name]), one.mask)
+            height, width = small.shape[:2]
             down, across = peak(one.maps[name])
-            axes.plot(
-                across * small.shape[1],
-                down * small.shape[0],
-                "x",
-                color="white",
-                markersize=9,
-                markeredgewidth=2,
-            )
+            place = across * width - 0.5, down * height - 0.5
+            axes.plot(*place, "x", color="white", markersize=9, markeredgewidth=2)
             axes.set_title(title, fontsize=7.5)
     return figure
+
+
+def _heated(image: NDArray[np.uint8], activation: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """The image in grey, and over it what of a map is positive, from dark red to yellow.
+
+    To darken what does not speak for the class, as overlays do, would hide where a dark lesion is lit.
+    """
+    grey = np.repeat(image.mean(axis=2, keepdims=True), 3, axis=2)
+    heat = stretch(activation)
+    heat = heat / max(float(heat.max()), 1e-9)
+    lit = np.asarray(Image.fromarray(heat).resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    colours = 255 * mpl.colormaps["hot"](0.25 + 0.6 * lit)[..., :3]
+    share = 0.65 * np.sqrt(np.clip(lit, 0, 1))[..., None]
+    mixed: NDArray[np.uint8] = ((1 - share) * grey + share * colours).astype(np.uint8)
+    return mixed
 
 
 def _picture(axes: Axes, image: NDArray[np.uint8], mask: Mask) -> None:
@@ -161,6 +177,7 @@ def render_where(
     values = {
         "methods": _by_measure(tables.methods, "method"),
         "titles": TITLES,
+        "class_titles": {known.name: known.title for known in CLASSES},
         "groups": _by_measure(tables.groups[tables.groups["method"] == "shown"], "group"),
         "shares": _by_measure(shares, "group"),
         "apart": _records(agreement[~agreement["agree"]]),
@@ -204,10 +221,10 @@ def verdict_on(methods: pd.DataFrame, shares: pd.DataFrame) -> str:
     agree = _by_measure(shares, "group")["all"]["agree"]
     judged = ", ".join(f"{_judge(found['shown'][measure])} {what}" for measure, what in _ABILITIES.items())
     return (
-        f"The map that clinicians see is highest in the lesion on {hits['shown']} of the images; with random"
-        f" weights, on {hits['untrained']}. The mean of the training lesions, which never looks at the image,"
-        f" is on {hits['mean_mask']}. Against that blind map, the network's is {judged}. Grad-CAM and"
-        f" occlusion agree on {_percent(agree)} of {agree['images']} images."
+        f"The map that clinicians see is highest inside the lesion on {hits['shown']} of the images. A map"
+        f" that never looks at the image, the mean of the training lesions, reaches {hits['mean_mask']}; a"
+        f" network with random weights {hits['untrained']}. Against the blind map, the network's is {judged}."
+        f" Grad-CAM and occlusion agree on {_percent(agree)} of {agree['images']} images."
     )
 
 
