@@ -236,6 +236,8 @@ def _judge(row: Mapping[str, Any]) -> str:
 
 
 def _percent(row: Mapping[str, Any]) -> str:
+    if row["value"] is None:
+        return "(no image has such a map)"
     if row["low"] is None:
         return f"{row['value']:.0%}"
     return f"{row['value']:.0%} [{row['low']:.0%} to {row['high']:.0%}]"

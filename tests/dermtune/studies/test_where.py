@@ -56,7 +56,8 @@ def test_every_method_is_measured_and_written(studied: Path) -> None:
     table = pd.read_csv(studied / "where" / "where.csv")
     assert [*dict.fromkeys(table["method"])] == [*METHODS]
     assert len(table) == len(METHODS) * len(MEASURES)
-    assert table["value"].between(0, 1).all()
+    assert table["value"].dropna().between(0, 1).all()
+    assert (table["value"].isna() == (table["images"] == 0)).all()
     assert (table["images"][table["method"] == "occlusion"] <= 5).all()
     assert (table["images"][table["method"] == "best"] == 12).all()
     overlap = table[table["measure"] == "overlap"].set_index("method")["value"]

@@ -1,3 +1,6 @@
+import re
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +16,7 @@ from dermtune.studies.where_page import (
 )
 
 
-def methods(over: dict[str, tuple[float, float, float]]) -> pd.DataFrame:
+def methods(over: Mapping[str, tuple[float | None, ...]]) -> pd.DataFrame:
     """All methods alike, but that the map shown differs from the blind one as said, measure by measure."""
     nothing = (None, None, None)
     rows = []
@@ -51,6 +54,22 @@ def test_the_verdict_is_by_the_interval_of_the_difference(shares: pd.DataFrame) 
     assert "not told apart at keeping to it" in verdict
     assert "80% [70% to 90%]" in verdict
     assert "agree on 60% of 20 images" in verdict
+
+
+def test_a_method_without_any_map_has_a_page_as_well(shares: pd.DataFrame) -> None:
+    nothing = dict.fromkeys(MEASURES, (None, None, None))
+    table = methods(nothing)
+    has = table["method"].isin(["best", *PRIORS])
+    for column in ("value", "low", "high"):
+        table[column] = table[column].astype(object).where(has, None)
+    assert "on (no image has such a map) of the images" in verdict_on(table, shares)
+    figure = localisation_figure(table, note="n = 50")
+    groups = table[table["method"] == "shown"].assign(group="mel")
+    agreement = pd.DataFrame({"agree": [True]})
+    tables = Tables(table, groups, shares, agreement)
+    page = render_where(tables, figure, {}, note="", verdict="So.", window=0.25, least=0.5)
+    changed = page.split("it would change by")[1].split("</p>")[0]
+    assert not re.search(r"\d", changed)
 
 
 def test_the_page_shows_all_and_escapes_names(shares: pd.DataFrame) -> None:
