@@ -25,6 +25,7 @@ from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place, open_array, places
+from dermtune.studies import WhereConfig
 from dermtune.studies.agreement import measure_agreement, summarize_agreement
 from dermtune.studies.attribution import grad_cam, hires_cam, occlusion, units_to_finer_map
 from dermtune.studies.images import balanced_rows
@@ -102,42 +103,52 @@ def run_where_study(
         "params": [params.backbone.model_dump(), config.model_dump(), params.seed],
     }
     kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
-    looked = look_at(network, PackedImages(images), places(judged.table), occluded.tolist(), kept=kept)
+    packed = PackedImages(images)
+    looked = look_at(network, packed, places(judged.table), occluded.tolist(), kept=kept)
     blind = {"mean_mask": prior, "gaussian": centred_gaussian(prior)}
     measured = measure_methods(looked, judged, blind, seed=params.seed)
     is_right = np.array([one.named for one in looked]) == _labels(judged, contract)
     draws, seed = params.evaluate.bootstrap, params.seed
-    methods = compare_methods(measured, judged.groups, draws=draws, seed=seed)
-    groups = compare_groups(measured, judged, is_right, draws=draws, seed=seed)
     agreement = measure_agreement(looked, judged, is_right, _names(contract), least=config.agreement)
-    shares = summarize_agreement(agreement, draws=draws, seed=seed)
+    tables = Tables(
+        compare_methods(measured, judged.groups, draws=draws, seed=seed),
+        compare_groups(measured, judged, is_right, draws=draws, seed=seed),
+        summarize_agreement(agreement, draws=draws, seed=seed),
+        agreement,
+    )
+    sheets = _sheets(agreement, looked, judged, packed)
+    note = _note(judged, is_right, measured, draws)
+    _write(tables, measured, sheets, config, note=note, out=out)
+    kept.forget()
+    return tables.methods
+
+
+def _write(
+    tables: Tables,
+    measured: dict[str, Measured],
+    sheets: dict[str, Figure],
+    config: WhereConfig,
+    *,
+    note: str,
+    out: Path,
+) -> None:
     curves = pd.DataFrame({name: one.curve for name, one in measured.items()})
     curves.insert(0, "threshold", THRESHOLDS)
-    note = _note(judged, is_right, measured, draws)
-    figure = localisation_figure(methods, note=note)
-    sheets = _sheets(agreement, looked, judged, PackedImages(images))
     for name, table in {
-        "where": methods,
-        "groups": groups,
+        "where": tables.methods,
+        "groups": tables.groups,
         "overlap": curves,
-        "agreement": agreement.drop(columns="row"),
+        "agreement": tables.agreement.drop(columns="row"),
     }.items():
         with atomic_path(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    verdict = verdict_on(methods, shares)
+    figure = localisation_figure(tables.methods, note=note)
+    verdict = verdict_on(tables.methods, tables.shares)
     page = render_where(
-        Tables(methods, groups, shares, agreement),
-        figure,
-        sheets,
-        note=note,
-        verdict=verdict,
-        window=config.window,
-        least=config.agreement,
+        tables, figure, sheets, note=note, verdict=verdict, window=config.window, least=config.agreement
     )
     alt = "Three measures of where each method's maps lie, beside maps that do not look at the image"
     write_study(out, page, figure, Section("Where the network looks", verdict, alt))
-    kept.forget()
-    return methods
 
 
 def _require_same_images(images: Path, network: "Network") -> None:

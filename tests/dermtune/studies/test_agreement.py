@@ -1,18 +1,22 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 
-from dermtune.studies.agreement import measure_agreement, rank_correlation, summarize_agreement
+from dermtune.studies.agreement import measure_agreement, rank_correlations, summarize_agreement
 from dermtune.studies.localisation import SIDE, Judged, Looked
 
 RISING = np.arange(16.0).reshape(4, 4)
 
 
 def test_ranks_are_compared_with_their_signs_and_at_any_size() -> None:
-    assert rank_correlation(RISING, 10 + RISING**3) == pytest.approx(1)
-    assert rank_correlation(RISING, -RISING) == pytest.approx(-1)
-    assert rank_correlation(RISING - 100, np.kron(RISING, np.ones((2, 2)))) > 0.9
-    assert np.isnan(rank_correlation(RISING, np.ones((4, 4))))
+    (found,) = rank_correlations([RISING - 100], [10 + RISING**3, -RISING, np.ones((4, 4))])
+    np.testing.assert_allclose(found, [1, -1, np.nan])
+    assert rank_correlations([RISING], [np.kron(RISING, np.ones((2, 2)))])[0, 0] > 0.9
+    tied = np.round(RISING / 3)
+    assert rank_correlations([RISING], [tied])[0, 0] == pytest.approx(
+        spearmanr(RISING.ravel(), tied.ravel())[0]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +49,8 @@ def test_maps_agree_by_rank_and_by_where_they_are_highest(agreement: pd.DataFram
     assert found["apart"]["I2"] == pytest.approx(0.75 * 2**0.5)
     assert not found["grad_cam_inside"]["I6"], "both beside the lesion agree as well"
     assert [*agreement["image_id"][:3]] == ["I3", "I1", "I2"], "the least alike first"
+    # I1 beside the others' occlusion maps: RISING thrice, and bumped; the flat one tells nothing
+    assert found["by_chance"]["I1"] == pytest.approx((3 + found["correlation"]["I2"]) / 4)
     assert found["named"]["I1"] == "nv"
     assert found["row"]["I6"] == 6
 
@@ -57,5 +63,9 @@ def test_shares_count_images(agreement: pd.DataFrame) -> None:
     assert table["value"]["named wrongly", "agree"] == 0
     assert table["images"]["all", "correlation"] == 5, "a flat map has no ranks"
     assert table["images"]["mel", "agree"] == 4
+    gain = (
+        table["value"]["all", "correlation"] - agreement["by_chance"][agreement["correlation"].notna()].mean()
+    )
+    assert table["value"]["all", "above_chance"] == pytest.approx(gain)
     where = ["both_inside", "grad_cam_alone", "occlusion_alone", "both_outside"]
     assert table["value"]["nv"][where].sum() == pytest.approx(1)

@@ -35,7 +35,10 @@ def methods(over: Mapping[str, tuple[float | None, ...]]) -> pd.DataFrame:
 
 @pytest.fixture
 def shares() -> pd.DataFrame:
-    measures = ("agree", "correlation", "both_inside", "grad_cam_alone", "occlusion_alone", "both_outside")
+    measures = (
+        *("agree", "correlation", "by_chance", "above_chance"),
+        *("both_inside", "grad_cam_alone", "occlusion_alone", "both_outside"),
+    )
     rows = [
         {"group": group, "measure": measure, "images": 20, "value": 0.6, "low": None, "high": None}
         for group in ("all", "mel")
