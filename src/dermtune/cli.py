@@ -492,6 +492,46 @@ def microscope(
     click.echo(f"{out / 'microscope.html'}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/where.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/where", show_default=True, help="Folder to write.")
+def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """Where does the network look? Its maps against outlines of the lesions, and against blind maps.
+
+    The map that clinicians see, Grad-CAM and occlusion are held against the lesion's outline: is the maximum
+    in it, how far do both overlap, how much of the map lies in it? So are maps that are the same for every
+    image, since in dermoscopy the lesion is in the middle. The source must have outlines, as HAM10000 and the
+    synthetic one do. Writes tables, a figure and a page, where.html.
+
+    \b
+    Examples:
+      dermtune study where
+      dermtune study where --out /tmp/where      # section study.where of params.yaml says of how many images
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.where import run_where_study
+
+    methods = run_where_study(
+        choices, images=images, model=model, tails=tails, checkpoint=checkpoint, out=out
+    )
+    for _, row in methods[methods["measure"] == "pointing"].iterrows():
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}] of {row['images']} images"
+        click.echo(f"{row['method']:10} maximum in the lesion {row['value']:.3f} {interval}")
+    click.echo(f"{out / 'where.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

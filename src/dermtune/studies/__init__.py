@@ -78,10 +78,24 @@ class MicroscopeConfig(Config):
     """Of each image, that are shown and counted."""
 
 
+class WhereConfig(Config):
+    """Where does the network look? Maps of the class that it names, against outlines of the lesions."""
+
+    images: Annotated[int, Field(ge=10)]
+    """Of validation, at most; the classes as equally often as they can be."""
+    occluded: Annotated[int, Field(ge=4)]
+    """Of these, how many are covered part by part: each takes (2 / `window` - 1)² answers of the network."""
+    window: Annotated[float, Field(ge=0.05, le=0.5)]
+    """Side of what covers them, as a share of the image's; it moves by half of that."""
+    agreement: Annotated[float, Field(ge=-1, le=1)]
+    """Least rank correlation of two maps that count as agreeing."""
+
+
 class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
     bias: BiasConfig
     microscope: MicroscopeConfig
+    where: WhereConfig
     cost: CostConfig
