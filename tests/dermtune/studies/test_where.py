@@ -61,7 +61,7 @@ def test_every_method_is_measured_and_written(studied: Path) -> None:
     assert (table["images"][table["method"] == "occlusion"] <= 5).all()
     assert (table["images"][table["method"] == "best"] == 12).all()
     overlap = table[table["measure"] == "overlap"].set_index("method")["value"]
-    assert overlap["best"] == overlap.max()
+    assert overlap["best"] > overlap["shown"], "of maps with as many cells"
     assert len(pd.read_csv(studied / "where" / "overlap.csv")) == 19
     page = (studied / "where" / "where.html").read_text()
     assert "n = 12 validation images" in page
