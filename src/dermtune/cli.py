@@ -399,8 +399,7 @@ def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: P
 
     tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
     for row in tables["errors"].itertuples():
-        if row.value is not None:
-            click.echo(f"{row.artefact:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
+        click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
     click.echo(f"{out / 'robustness.html'}")
 
 

@@ -1,16 +1,17 @@
 """What can go wrong when a lesion is photographed: artefacts at five severities, simulated.
 
-Each function takes an image, uint8 (H, W, 3), and gives one of the same shape. What it draws does not depend on the
-severity, so that a more severe image is the same accident, only worse: more of the same hairs, not others.
-Lengths are shares of the image's shorter side.
+Each function takes light (H, W, 3), 0 to 1, and gives light of the same shape. What it draws does not depend
+on the severity, so that a more severe image is the same accident, only worse: more of the same hairs, not
+others. Lengths are shares of the image's shorter side.
 
-Source: five severities and the kinds of blur, noise and compression as in Hendrycks and Dietterich, Benchmarking
-neural network robustness to common corruptions and perturbations, ICLR 2019; corruptions of dermoscopic images as
-in Maron et al., A benchmark for neural network robustness in skin cancer classification, Eur. J. Cancer 2021. The
-code and the numbers are our own.
+Source: five severities, and the kinds of blur, noise and compression, as in Hendrycks and Dietterich,
+Benchmarking neural network robustness to common corruptions and perturbations, ICLR 2019; of dermoscopic
+images as in Maron et al., A benchmark for neural network robustness in skin cancer classification, European
+Journal of Cancer 2021. The code and the numbers are our own.
 """
 
 import hashlib
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +21,11 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
+from PIL import Image
 
 Pixels = NDArray[np.uint8]  # (H, W, 3)
-Light = NDArray[np.float32]  # (H, W, 3), 0 to 1
-Layer = NDArray[np.float32]  # (H, W), 0 to 1
+Light = NDArray[np.floating]  # (H, W, 3), 0 to 1
+Layer = NDArray[np.floating]  # (H, W), 0 to 1
 
 SEVERITIES: Final = (1, 2, 3, 4, 5)
 _GAMMA: Final = 2.2  # of sRGB, nearly
@@ -63,7 +65,7 @@ def corrupt(pixels: Pixels, corruption: Corruption, severity: int, *, image_id: 
     if severity not in SEVERITIES:
         raise ValueError(f"severity {severity}: expected 0 to {SEVERITIES[-1]}")
     rng = generator(seed, image_id, corruption.name)
-    changed = corruption.change(pixels.astype(np.float32) / 255, severity, rng)
+    changed = corruption.change(pixels.astype(np.float32) / np.float32(255), severity, rng)
     return np.asarray(np.rint(255 * np.clip(changed, 0, 1)), np.uint8)
 
 
@@ -127,7 +129,8 @@ def ink(light: Light, severity: int, rng: Generator) -> Light:
     uneven = _blobs(light, rng, 0.03)
     absorbed = 1 - np.array([0.36, 0.2, 0.62], np.float32)
     mask = _lines(light, strokes[:severity]) * np.clip(0.85 + 0.12 * uneven, 0, 1)
-    return light * (1 - mask[..., None] * absorbed)
+    inked: Light = light * (1 - mask[..., None] * absorbed)
+    return inked
 
 
 def bubbles(light: Light, severity: int, rng: Generator) -> Light:
@@ -159,7 +162,8 @@ def dark_corners(light: Light, severity: int, rng: Generator) -> Light:
     rows, columns = np.ogrid[:height, :width]
     distance = np.hypot(columns - centre[0], rows - centre[1]).astype(np.float32)
     radius = (0.92, 0.84, 0.76, 0.68, 0.6)[severity - 1] * math.hypot(height, width) / 2
-    return light * np.clip((radius - distance) / (0.03 * _unit(light)) + 0.5, 0.02, 1)[..., None]
+    seen: Light = light * np.clip((radius - distance) / (0.03 * _unit(light)) + 0.5, 0.02, 1)[..., None]
+    return seen
 
 
 def motion_blur(light: Light, severity: int, rng: Generator) -> Light:
@@ -182,14 +186,14 @@ def defocus(light: Light, severity: int, rng: Generator) -> Light:  # noqa: ARG0
 
 def exposure(light: Light, severity: int, rng: Generator) -> Light:
     """Too little or too much light, in stops; what is too bright is lost."""
-    stops = rng.choice([-1, 1]) * (0.35, 0.65, 0.95, 1.3, 1.7)[severity - 1]
+    stops = _sign(rng) * (0.35, 0.65, 0.95, 1.3, 1.7)[severity - 1]
     return light * np.float32(2 ** (stops / _GAMMA))
 
 
 def white_balance(light: Light, severity: int, rng: Generator) -> Light:
     """Set for another lamp: warmer or colder, and a little more green or magenta."""
     strength = (0.12, 0.22, 0.34, 0.48, 0.65)[severity - 1]
-    warm, tint = rng.choice([-1, 1]), rng.uniform(-0.3, 0.3)
+    warm, tint = _sign(rng), rng.uniform(-0.3, 0.3)
     stops = strength * np.array([warm, tint, -warm])
     return light * np.asarray(2 ** (stops / _GAMMA), np.float32)
 
@@ -198,8 +202,9 @@ def jpeg(light: Light, severity: int, rng: Generator) -> Light:  # noqa: ARG001 
     """Stored too small: blocks, and colours at half the resolution."""
     quality = (40, 25, 17, 12, 8)[severity - 1]
     pixels = np.rint(255 * light).astype(np.uint8)
-    coded = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-    return np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR)[..., ::-1], np.float32) / 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file), np.float32) / np.float32(255)
 
 
 def noise(light: Light, severity: int, rng: Generator) -> Light:
@@ -212,12 +217,12 @@ def noise(light: Light, severity: int, rng: Generator) -> Light:
 
 
 def other_dermatoscope(light: Light, severity: int, rng: Generator) -> Light:
-    """Towards another instrument: its lamps' colour and fall-off, less saturation, glare of unpolarised light."""
+    """Towards another instrument: other lamps, less saturation, the glare of light that is not polarised."""
     unit, (height, width) = _unit(light), light.shape[:2]
     rows, columns = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
     x, y = rng.uniform(-0.3, 0.3, 2)
     fall_off = 1 - 0.3 * np.clip((columns - x) ** 2 + (rows - y) ** 2, 0, 2).astype(np.float32)
-    lamp = np.array([1, 1, 1], np.float32) + rng.choice([-1, 1]) * np.array([0.12, 0, -0.14], np.float32)
+    lamp = 1 + _sign(rng) * np.array([0.12, 0, -0.14], np.float32)
     grey = light.mean(axis=2, keepdims=True)
     look = (grey + 0.7 * (light - grey)) * lamp * fall_off[..., None]
     # surface light that a polariser would have kept out: a haze, and the lamps themselves, in a ring
@@ -233,9 +238,10 @@ def other_dermatoscope(light: Light, severity: int, rng: Generator) -> Light:
 
 
 def stain(light: Light, severity: int, rng: Generator) -> Light:
-    """More or less of each pigment: optical density is parted into melanin, blood and the rest, and put together.
+    """More or less of melanin and of blood, which absorb each in its own colours.
 
-    What stain augmentation is to histology (Tellez et al., Medical Image Analysis 2019), with skin's pigments.
+    What stain augmentation is to histology (Tellez et al., Quantifying the effects of data augmentation and
+    stain color normalization, Medical Image Analysis 2019), with the pigments of skin.
     """
     strength, angle = (0.1, 0.2, 0.32, 0.46, 0.62)[severity - 1], rng.uniform(0, math.tau)
     density = -_GAMMA * np.log(np.maximum(light, _DARKEST))
@@ -244,9 +250,9 @@ def stain(light: Light, severity: int, rng: Generator) -> Light:
     return np.asarray(np.exp(-(amounts * factors) @ _PIGMENTS / _GAMMA), np.float32)
 
 
-# How melanin, blood and grey absorb red, green and blue (610, 540, 460 nm), relative to the most absorbed: melanin
-# falls as the wavelength to the power of 3.3 (Jacques, Optical properties of biological tissues, 2013); oxygenated
-# haemoglobin after Prahl's tables, its red band widened as a camera's is.
+# How melanin, blood and grey absorb red, green and blue (610, 540, 460 nm), by the band they absorb most:
+# melanin as the wavelength to the power of -3.3 (Jacques, Optical properties of biological tissues, 2013),
+# oxygenated haemoglobin after Prahl's tables, with more red, for a camera's red is a broad band.
 _PIGMENTS: Final = np.array([[0.39, 0.59, 1.0], [0.1, 1.0, 0.83], [1.0, 1.0, 1.0]], np.float32)
 
 CORRUPTIONS: Final = (
@@ -278,12 +284,17 @@ CORRUPTIONS: Final = (
 
 def _unit(light: Light) -> int:
     """The shorter side, in pixels."""
-    return min(light.shape[:2])
+    return int(min(light.shape[:2]))
+
+
+def _sign(rng: Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1  # noqa: PLR2004 (a coin)
 
 
 def _mix(light: Light, colour: NDArray[np.float32] | np.float32, mask: Layer) -> Light:
     """Lay a colour over an image where the mask says so."""
-    return light + mask[..., None] * (colour - light)
+    mixed: Light = light + mask[..., None] * (colour - light)
+    return mixed
 
 
 def _lines(light: Light, lines: list[tuple[NDArray[np.float64], float]]) -> Layer:

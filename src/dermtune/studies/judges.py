@@ -1,7 +1,7 @@
 """Three classifiers behind one trunk, which runs once for all: what robustness is compared between.
 
-The shipped tails; a tail of the same recipe, from the same first weights, that saw each training image as it is and
-never augmented; and a linear probe: one linear layer on what the network saw before it met a lesion.
+The shipped tails; a tail of the same recipe, from the same first weights, that saw each training image as it
+is and never augmented; and a linear probe: one linear layer on what the network saw before it met a lesion.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,7 +44,16 @@ class Judges:
         self._resume = resume
 
     def ask(self, batches: Iterable[Pixels], description: str, total: int) -> NDArray[np.float64]:
-        """Logits (N, T + 2, K) of images uint8 (N, S, S, 3): T shipped tails, one without augmentation, the probe."""
+        """What all heads say: the T shipped tails, the one without augmentation, the probe.
+
+        Args:
+            batches: images, uint8 (n, S, S, 3) each.
+            description: of the progress bar.
+            total: how many images there are.
+
+        Returns:
+            Logits (N, T + 2, K).
+        """
         seen = self._run(batches)
         return np.concatenate([*progress(seen, description, total, step=BATCH)]).astype(np.float64)
 
@@ -56,7 +65,7 @@ class Judges:
         return make_runner(whole, input_size=size, dtype="float32", device="cpu")
 
     def _learn(self) -> tuple[Tail, Tail]:
-        """The recipe on each training image as it is, and a linear layer on what the frozen network sees of it."""
+        """The recipe on images as they are, and a linear layer on what the frozen network sees of them."""
         params, classes = self._params, len(self._trained.classes)
         recipe, seed = params.finetune, params.seed
         network = load_backbone(params.backbone)
@@ -122,6 +131,7 @@ def _unscaled(scaled: Tensor) -> tuple[float, ...]:
 
 
 def batched(pixels: Iterable[Pixels]) -> Iterator[Pixels]:
+    """Images of one size (S, S, 3) as batches (n, S, S, 3)."""
     batch = []
     for one in pixels:
         batch.append(one)

@@ -1,10 +1,10 @@
-"""What is lost when a lesion is photographed badly, or from a little to the side, and what augmentation saves.
+"""What is lost when a lesion is photographed badly, or a little from the side, and what augmentation saves.
 
 Three classifiers (`judges.py`) see the same changed validation images. The test split is not read.
 
-Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and perturbations,
-ICLR 2019; Azulay and Weiss, Why do deep convolutional networks generalize so poorly to small image transformations?,
-JMLR 20, 2019.
+Source: Hendrycks and Dietterich, Benchmarking neural network robustness to common corruptions and
+perturbations, ICLR 2019; Azulay and Weiss, Why do deep convolutional networks generalize so poorly to small
+image transformations? JMLR 20, 2019.
 """
 
 import json
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +29,7 @@ from dermtune.goals import Method
 from dermtune.labels import lesion_class
 from dermtune.metrics import Predictions
 from dermtune.shards import PackedImages, places
+from dermtune.sources.synthetic import synthetic
 from dermtune.studies import RobustnessConfig
 from dermtune.studies.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupt, generator
 from dermtune.studies.images import balanced_rows
@@ -39,7 +41,7 @@ from dermtune.studies.robustness_page import draw_robustness, render_robustness,
 from dermtune.studies.transformations import DIRECTIONS, rotate, scale, shift
 from dermtune.table import read_table, table_sha256
 from dermtune.tails import WEIGHTS, TrainedTails, read_tails
-from dermtune_bundle.decode import resize
+from dermtune_bundle.decode import decode, resize
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ Change = Callable[[str, Pixels], Pixels]
 MOVEMENTS: Final = ("shift", "rotation", "scale")
 _DIGITS = 4  # of the logits that are kept
 _THUMBNAIL, _SHOWN = 100, (0, 1, 3, 5)  # pixels; severities
+_DRAWN = 40  # lesions, among which there is a melanoma
 _MODULES = (
     "dermtune.backbone",
     "dermtune.training",
@@ -68,8 +71,8 @@ def run_robustness_study(
     """Change validation images in all ways, ask the three classifiers, and write what is lost.
 
     Args:
-        params: `study.robustness`, the network of `backbone`, the recipe of `finetune`, `calibrate.method` and
-            `evaluate.bootstrap`.
+        params: `study.robustness`, the network of `backbone`, the recipe of `finetune`, `calibrate.method`
+            and `evaluate.bootstrap`.
         images: what ingest wrote.
         tails: what finetune wrote.
         checkpoint: file that keeps what is measured, until all is; trainings are kept beside it.
@@ -183,8 +186,8 @@ def ask(
     for name, changes in all_changes(config, size=size, seed=seed).items():
         seen = (change(*one) for change in changes.values() for one in photographs.chosen)
         found = np.array(kept.get(name, partial(look, name, seen, len(changes) * count)))
-        by_level = np.split(found, len(changes))
-        logits |= {(name, level): one for level, one in zip(changes, by_level, strict=True)}
+        by_level = zip(changes, np.split(found, len(changes)), strict=True)
+        logits |= {(name, level): one for level, one in by_level}
     return logits
 
 
@@ -194,10 +197,10 @@ def all_changes(config: RobustnessConfig, *, size: int, seed: int) -> dict[str, 
         one.name: {severity: _artefact(one, severity, size, seed) for severity in SEVERITIES}
         for one in CORRUPTIONS
     }
-    levels = zip(MOVEMENTS, (config.shifts, config.angles, config.scales), strict=True)
-    for name, steps in levels:
+    distances: tuple[Sequence[float], ...] = (config.shifts, config.angles, config.scales)
+    for name, steps in zip(MOVEMENTS, distances, strict=True):
         found[name] = {
-            float(step): _movement(name, step, size, max(config.shifts), seed) for step in (0, *steps)
+            float(step): _movement(name, step, size, max(config.shifts), seed) for step in (0.0, *steps)
         }
     return found
 
@@ -230,8 +233,8 @@ def interpret(
 ) -> Said:
     """What each classifier says in each condition, calibrated and named as the product does.
 
-    Each has a calibration of its own, fitted on all validation images as they are. `first` is the first of the
-    shipped tails, where they are several: what a single one without augmentation is compared with.
+    Each has a calibration of its own, fitted on all validation images as they are. `first` is the first of
+    the shipped tails, where they are several: what a single one without augmentation is compared with.
     """
     heads = logits[AS_IT_IS].shape[1]
     of = {"shipped": slice(heads - 2), "plain": slice(heads - 2, heads - 1), "probe": slice(heads - 1, heads)}
@@ -267,30 +270,32 @@ def _write(tables: Mapping[str, pd.DataFrame], photographs: Photographs, out: Pa
     for name, table in tables.items():
         with atomic_path(out / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False, float_format="%.6g")
-    image_id, pixels = photographs.chosen[0]
-    rows = [
-        [
-            resize(corrupt(pixels, one, severity, image_id=image_id, seed=seed), _THUMBNAIL)
-            for severity in _SHOWN
-        ]
-        for one in CORRUPTIONS
-    ]
-    half = -(-len(rows) // 2)
-    blank = np.full((_THUMBNAIL, _THUMBNAIL // 2, 3), 255, np.uint8)
-    sheet = contact_sheet(
-        rows,
-        [one.title for one in CORRUPTIONS],
-        f"{image_id}: as it is, and at severities {', '.join(map(str, _SHOWN[1:]))}",
-    )
+    sheet = show_artefacts(seed=seed)
     write_figure(sheet, out / "contact_sheet.png")
     lesions = photographs.table["lesion_id"].iloc[photographs.rows].nunique()
     note = (
-        f"{len(photographs.rows):,} validation images of {lesions:,} lesions, the classes as equally often as they"
-        " can be. Intervals: 95%, bootstrap over lesions and patients."
+        f"{len(photographs.rows):,} validation images of {lesions:,} lesions, the classes as equally often as"
+        " they can be. Intervals: 95%, bootstrap over lesions and patients."
     )
     titles = {one.name: one.title for one in CORRUPTIONS}
     figure = draw_robustness(tables, titles, TITLES, note=note)
     verdict = verdict_on(tables, titles)
     page = render_robustness(tables, CORRUPTIONS, TITLES, figure, sheet, note=note, verdict=verdict)
-    alt = "Balanced accuracy by artefact and severity, and how often the same class is named after a movement"
+    alt = "Balanced accuracy by artefact and severity, and how many images keep their class after a movement"
     write_study(out, page, figure, Section("Bad pictures, small movements", verdict, alt))
+
+
+def show_artefacts(*, seed: int) -> Figure:
+    """A drawn melanoma under each artefact: no patient's picture leaves the data."""
+    drawn = next(image for image in synthetic(lesions=_DRAWN, seed=seed) if image.label == "mel")
+    pixels = decode(drawn.content(), name=drawn.image_id)
+
+    def row(corruption: Corruption) -> list[Pixels]:
+        return [
+            resize(corrupt(pixels, corruption, severity, image_id=drawn.image_id, seed=seed), _THUMBNAIL)
+            for severity in _SHOWN
+        ]
+
+    shown = ", ".join(map(str, _SHOWN[1:]))
+    titles = [one.title for one in CORRUPTIONS]
+    return contact_sheet([row(one) for one in CORRUPTIONS], titles, f"As it is; severities {shown}")

@@ -141,7 +141,7 @@ def _errors(found: _Found, artefacts: Sequence[str], levels: Mapping[str, Sequen
         lambda x: (count * x[0] - x[2 : 2 + count].sum(0)) / (count * x[1] - x[2 + count :].sum(0)),
         [*clean, *everything["shipped"], *everything["probe"]],
     )
-    errors["mean"] = combine(lambda x: x.mean(0), [errors[name] for name in artefacts])
+    errors["mean"] = combine(_mean, [errors[name] for name in artefacts])
     errors["relative mean"] = relative
     return pd.DataFrame({"artefact": name, **_ends(one)} for name, one in errors.items())
 
@@ -223,9 +223,8 @@ def _augmentation(
         ]
     rows = []
     for (metric, name), (own, other) in pairs.items():
-        half = len(own)
-        means = [combine(lambda x: x.mean(0), part) for part in (own, other)]
-        gain = combine(lambda x, half=half: x[:half].mean(0) - x[half:].mean(0), [*own, *other])
+        means = [combine(_mean, part) for part in (own, other)]
+        gain = combine(lambda x: x[0] - x[1], means)
         rows.append(
             {
                 "condition": name,
@@ -257,6 +256,11 @@ def _ordered(one: Predictions) -> list[str]:
 def _ends(one: Sampled) -> dict[str, float | None]:
     found = estimate(one)
     return {"value": found.value, "low": found.low, "high": found.high}
+
+
+def _mean(parts: NDArray[np.float64]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = parts.mean(0)
+    return mean
 
 
 def _plus(value: float | None, change: float | None) -> float | None:

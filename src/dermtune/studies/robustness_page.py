@@ -1,7 +1,7 @@
 """What bad pictures and small movements cost, for people: one figure, and a page around it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -42,7 +42,8 @@ def draw_robustness(
         note: what n is and how intervals were made.
     """
     figure = Figure(figsize=(10.4, 9.6), layout="constrained")
-    upper, lower = figure.subfigures(2, 1, height_ratios=(1.75, 1))
+    grid = figure.add_gridspec(2, 1, height_ratios=(1.75, 1))
+    upper, lower = figure.add_subfigure(grid[0]), figure.add_subfigure(grid[1])
     left, right = upper.subplots(1, 2, sharey=True)
     severities = tables["severities"].query("classifier == 'shipped' and metric == @BALANCED")
     accuracy = severities[severities["artefact"] != AS_IT_IS[0]].pivot_table(
@@ -50,22 +51,14 @@ def draw_robustness(
     )
     as_it_is = float(severities.loc[severities["artefact"] == AS_IT_IS[0], "value"].iloc[0])
     accuracy.insert(0, 0, as_it_is)
-    accuracy = accuracy.reindex(artefacts)
-    _heat(
-        left,
-        accuracy,
-        "Balanced accuracy, by severity (0: as it is)",
-        "viridis",
-        (0, max(1e-9, accuracy.max().max())),
-        "{:.2f}",
-    )
+    accuracy = accuracy.reindex(list(artefacts))
+    _heat(left, accuracy, "Balanced accuracy, by severity (0: as it is)")
     left.set_yticks(range(len(artefacts)), artefacts.values())
     left.set_xlabel("severity")
     lost = tables["damage"].query("classifier == 'shipped' and metric == 'sensitivity'")
     damage = lost.pivot_table(index="artefact", columns="class", values="value", sort=False, dropna=False)
-    damage = damage.reindex(artefacts)[list(dict.fromkeys(lost["class"]))]
-    worst = float(np.nanmax(np.abs(damage.to_numpy()))) or 1.0
-    _heat(right, damage, "What each class's sensitivity lost or gained", "RdBu", (-worst, worst), "{:+.2f}")
+    damage = damage.reindex(list(artefacts))[list(dict.fromkeys(lost["class"]))]
+    _heat(right, damage, "What each class's sensitivity lost or gained", signed=True)
     right.set_xlabel("class; mean over the severities")
     moved = tables["consistency"].query("measure == 'same class'")
     for axes, (movement, own) in zip(
@@ -89,16 +82,17 @@ def draw_robustness(
     return figure
 
 
-def _heat(
-    axes: Axes, table: pd.DataFrame, title: str, colours: str, ends: tuple[float, float], shown: str
-) -> None:
+def _heat(axes: Axes, table: pd.DataFrame, title: str, *, signed: bool = False) -> None:
+    """Numbers on colours: from 0 to the largest, or, signed, as far below 0 as above."""
     values = table.to_numpy(float)
-    axes.imshow(values, cmap=colours, vmin=ends[0], vmax=ends[1], aspect="auto")
+    end = float(np.nanmax(np.abs(values), initial=1e-9))
+    axes.imshow(
+        values, cmap="RdBu" if signed else "viridis", vmin=-end if signed else 0, vmax=end, aspect="auto"
+    )
     for (row, column), value in np.ndenumerate(values):
-        place = (value - ends[0]) / (ends[1] - ends[0])
-        light = place < 1 - _DARK if colours == "viridis" else abs(2 * place - 1) > _DARK
-        text = "" if np.isnan(value) else shown.format(value)
-        colour = "white" if light else "#111827"
+        is_dark = abs(value) / end > _DARK if signed else value / end < 1 - _DARK
+        text = "" if np.isnan(value) else _digits(value, sign=signed)
+        colour = "white" if is_dark else "#111827"
         axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xticks(range(table.shape[1]), [str(name) for name in table.columns])
     axes.set_title(title)
@@ -168,44 +162,49 @@ def verdict_on(tables: Mapping[str, pd.DataFrame], artefacts: Mapping[str, str])
         artefacts: titles by name.
     """
     damage = tables["damage"].query("classifier == 'shipped'")
-    whole = damage[damage["metric"] == BALANCED].sort_values("value")
-    worst = whole.iloc[0]
+    worst = _first(damage[damage["metric"] == BALANCED])
     text = (
-        f"{artefacts[worst['artefact']]} costs most: balanced accuracy falls from {worst['before']:.2f} to"
-        f" {worst['after']:.2f}, on the mean over five severities."
+        f"{artefacts[worst['artefact']]} costs most: balanced accuracy falls from {_digits(worst['before'])}"
+        f" to {_digits(worst['after'])}, on the mean over five severities."
     )
-    melanoma = damage.query("metric == 'sensitivity' and `class` == @MELANOMA").sort_values("value")
-    if len(melanoma) and pd.notna(melanoma["value"].iloc[0]) and melanoma["value"].iloc[0] < 0:
-        least = melanoma.iloc[0]
+    melanoma = damage[(damage["metric"] == "sensitivity") & (damage["class"] == MELANOMA)]
+    if (melanoma["value"] < 0).any():
+        least = _first(melanoma)
         text += (
-            f" Melanoma suffers most from {artefacts[least['artefact']].lower()}: of those that are found,"
-            f" {least['before']:.0%} of all become {least['after']:.0%}."
+            f" Most melanomas are lost to {artefacts[least['artefact']].lower()}: {least['before']:.0%} of"
+            f" them are named melanoma as they are, {least['after']:.0%} then."
         )
-    errors = tables["errors"].set_index("artefact").loc["mean"]
-    text += f" Mean corruption error {_digits(errors['value'])} {_span(errors)} of the linear probe's."
+    errors = _by(tables["errors"], "artefact")["mean"]
+    text += f" Mean corruption error: {_digits(errors['value'])} {_span(errors)} of the linear probe's."
     moved = tables["consistency"].query("classifier == 'shipped' and measure == 'same class'")
-    for movement, words in (("shift", "A shift by one pixel"),):
-        first = moved[moved["movement"] == movement].iloc[0]
-        words = words if first["level"] == 1 else f"A shift by {first['level']:g} pixels"
-        text += f" {words} changes the class that is named of {1 - first['value']:.1%} of the images."
-    gain = tables["augmentation"].set_index(["metric", "condition"]).loc[(BALANCED, "all artefacts")]
-    bought = (
-        f"{_digits(gain['value'], sign=True)} balanced accuracy {_span(gain, sign=True)} over all artefacts"
+    first = moved[moved["movement"] == "shift"].iloc[0].to_dict()
+    pixels = "one pixel" if first["level"] == 1 else f"{first['level']:g} pixels"
+    text += (
+        f" A shift by {pixels} changes the class that is named for {1 - first['value']:.1%} of the images."
     )
-    return f"{text} Augmentation bought {bought}."
+    gain = _by(tables["augmentation"], "metric", "condition")[BALANCED, "all artefacts"]
+    bought = f"{_digits(gain['value'], sign=True)} {_span(gain, sign=True)}"
+    return f"{text} Over all artefacts, augmentation bought a balanced accuracy of {bought}."
 
 
-def _by(table: pd.DataFrame, *keys: str) -> dict[object, dict[str, object]]:
-    rows = table.astype(object).where(table.notna(), None).to_dict("records")
-    return {tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]: row for row in rows}
+def _first(rows: pd.DataFrame) -> dict[str, Any]:
+    """The row of the least value."""
+    return {str(key): value for key, value in rows.sort_values("value").iloc[0].items()}
 
 
-def _span(row: "pd.Series[float]", *, sign: bool = False) -> str:
+def _by(table: pd.DataFrame, *keys: str) -> dict[Any, dict[str, Any]]:
+    """The rows by some of their columns, None for what is undefined."""
+    rows = table.astype(object).where(table.notna(), None)
+    named = [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+    return {tuple(row[key] for key in keys) if len(keys) > 1 else row[keys[0]]: row for row in named}
+
+
+def _span(row: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"[{_digits(row['low'], sign=sign)}, {_digits(row['high'], sign=sign)}]"
 
 
 def _digits(value: float | None, *, sign: bool = False) -> str:
     """Two digits, and a dash for what is undefined."""
     if value is None or pd.isna(value):
-        return "–"
+        return "\N{EN DASH}"
     return f"{value:+.2f}" if sign else f"{value:.2f}"

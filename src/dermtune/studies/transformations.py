@@ -1,7 +1,7 @@
-"""Small movements of the camera, which change nothing of a lesion: by single pixels, by degrees, by per cent.
+"""Small movements of the camera, which change nothing of a lesion: by pixels, by degrees, by per cent.
 
-Source: Azulay and Weiss, Why do deep convolutional networks generalize so poorly to small image transformations?,
-JMLR 20, 2019.
+Source: Azulay and Weiss, Why do deep convolutional networks generalize so poorly to small image
+transformations? JMLR 20, 2019.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ DIRECTIONS: Final = ((1, 0), (-1, 0), (0, 1), (0, -1))
 
 
 def shift(pixels: Pixels, size: int, margin: int, by: tuple[int, int]) -> Pixels:
-    """Embed an image, made a little smaller, in a frame of its own mirrored borders, by whole pixels off the middle.
+    """Embed an image, made a little smaller, in its own mirrored borders, whole pixels off the middle.
 
     No pixel is interpolated anew: between two shifts only the place differs, and what the frame cuts off.
 
