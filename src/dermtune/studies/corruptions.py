@@ -168,20 +168,20 @@ def dark_corners(light: Light, severity: int, rng: Generator) -> Light:
 
 def motion_blur(light: Light, severity: int, rng: Generator) -> Light:
     """The hand moved while the shutter was open."""
-    length = (0.012, 0.02, 0.032, 0.048, 0.07)[severity - 1] * _unit(light)
-    angle, half = rng.uniform(0, math.pi), math.ceil(length / 2)
+    length = (0.01, 0.018, 0.03, 0.046, 0.068)[severity - 1] * _unit(light)
+    angle, half = rng.uniform(0, math.pi), math.ceil(length / 2) + 1
     rows, columns = np.mgrid[-half : half + 1, -half : half + 1]
     along = np.abs(columns * math.cos(angle) + rows * math.sin(angle))
     across = np.abs(rows * math.cos(angle) - columns * math.sin(angle))
-    return _filtered(light, np.clip(length / 2 + 0.5 - along, 0, 1) * np.clip(1 - across, 0, 1))
+    return _filtered(light, np.clip(length / 2 + 1 - along, 0, 1) * np.clip(1 - across, 0, 1))
 
 
 def defocus(light: Light, severity: int, rng: Generator) -> Light:  # noqa: ARG001 (nothing to draw)
     """The lens is out of focus: a disc for a point."""
-    radius = (0.005, 0.008, 0.012, 0.018, 0.026)[severity - 1] * _unit(light)
-    half = math.ceil(radius)
+    radius = (0.003, 0.006, 0.01, 0.016, 0.024)[severity - 1] * _unit(light)
+    half = math.ceil(radius) + 1
     rows, columns = np.mgrid[-half : half + 1, -half : half + 1]
-    return _filtered(light, np.clip(radius + 0.5 - np.hypot(rows, columns), 0, 1))
+    return _filtered(light, np.clip(radius + 1 - np.hypot(rows, columns), 0, 1))
 
 
 def exposure(light: Light, severity: int, rng: Generator) -> Light:

@@ -78,7 +78,7 @@ def draw_robustness(
         if axes.get_subplotspec().is_first_col():
             axes.set_ylabel("same class as before, share")
             axes.legend(fontsize=8, loc="lower left")
-    note_below(lower, note)
+    note_below(figure, note)
     return figure
 
 
