@@ -4,7 +4,7 @@ The shipped tails; a tail of the same recipe, from the same first weights, that 
 is and never augmented; and a linear probe: one linear layer on what the network saw before it met a lesion.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
@@ -21,7 +21,7 @@ from dermtune.shards import PackedImages, places
 from dermtune.table import read_table
 from dermtune.tails import TrainedTails
 from dermtune.training import Activations, Examples, train_tail
-from dermtune.trunk import make_runner, resolve_device
+from dermtune.trunk import Runner, make_runner, resolve_device
 from dermtune_bundle.decode import resize
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ TITLES: Final = {"shipped": "dermtune", "plain": "without augmentation", "probe"
 """Of the classifiers, by name."""
 BATCH: Final = 32
 """Images that go through the network at once."""
+_SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 
 
 class Judges:
@@ -58,7 +59,7 @@ class Judges:
         return np.concatenate([*progress(seen, description, total, step=BATCH)]).astype(np.float64)
 
     @cached_property
-    def _run(self) -> Callable[[Iterable[Pixels]], Iterator[NDArray[np.floating]]]:
+    def _run(self) -> Runner:
         trunk, size = self._trained.trunk, self._params.backbone.input_size
         heads = _Heads([*self._trained.tails, *self._learn()])
         whole = Trunk([*trunk.units, heads], _unscaled(trunk.mean), _unscaled(trunk.std))
@@ -69,7 +70,9 @@ class Judges:
         params, classes = self._params, len(self._trained.classes)
         recipe, seed = params.finetune, params.seed
         network = load_backbone(params.backbone)
-        train, val = (self._plain_activations(network.trunk, split) for split in ("train", "val"))
+        size = params.backbone.input_size
+        run = make_runner(network.trunk, input_size=size, dtype="float16", device="cpu")
+        train, val = (self._unvaried(run, split) for split in _SPLITS)
         plain = self._train(network.tail(classes, dropout=recipe.dropout, seed=seed), train, val, "plain")
         frozen = nn.Sequential(*network.tail_units).eval()
         pooled = [Examples([_pooled(frozen, one.views[0])], one.labels) for one in (train, val)]
@@ -94,10 +97,10 @@ class Judges:
         )
         return trained.to("cpu")
 
-    def _plain_activations(self, trunk: Trunk, split: Literal["train", "val"]) -> Examples:
+    def _unvaried(self, run: Runner, split: Literal["train", "val"]) -> Examples:
+        """What the trunk makes of the images of a split as they are."""
         table = read_table(self._images / "images.parquet", split=split)
         size, packed = self._params.backbone.input_size, PackedImages(self._images)
-        run = make_runner(trunk, input_size=size, dtype="float16", device="cpu")
         pixels = (resize(packed.decode(place), size) for place in places(table))
         seen = progress(run(batched(pixels)), f"{split} images", len(table), step=BATCH)
         labels = [self._trained.classes.index(label) for label in table["label"]]

@@ -53,7 +53,7 @@ Change = Callable[[str, Pixels], Pixels]
 """From an image's id and its photograph to what the network sees of it."""
 MOVEMENTS: Final = ("shift", "rotation", "scale")
 _DIGITS = 4  # of the logits that are kept
-_THUMBNAIL, _SHOWN = 100, (0, 1, 3, 5)  # pixels; severities
+_THUMBNAIL = 100  # pixels
 _DRAWN = 40  # lesions, among which there is a melanoma
 _MODULES = (
     "dermtune.backbone",
@@ -293,9 +293,8 @@ def show_artefacts(*, seed: int) -> Figure:
     def row(corruption: Corruption) -> list[Pixels]:
         return [
             resize(corrupt(pixels, corruption, severity, image_id=drawn.image_id, seed=seed), _THUMBNAIL)
-            for severity in _SHOWN
+            for severity in (0, *SEVERITIES)
         ]
 
-    shown = ", ".join(map(str, _SHOWN[1:]))
     titles = [one.title for one in CORRUPTIONS]
-    return contact_sheet([row(one) for one in CORRUPTIONS], titles, f"As it is; severities {shown}")
+    return contact_sheet([row(one) for one in CORRUPTIONS], titles, "As it is, and at severities 1 to 5")

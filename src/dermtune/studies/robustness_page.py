@@ -164,15 +164,15 @@ def verdict_on(tables: Mapping[str, pd.DataFrame], artefacts: Mapping[str, str])
     damage = tables["damage"].query("classifier == 'shipped'")
     worst = _first(damage[damage["metric"] == BALANCED])
     text = (
-        f"{artefacts[worst['artefact']]} costs most: balanced accuracy falls from {_digits(worst['before'])}"
-        f" to {_digits(worst['after'])}, on the mean over five severities."
+        f"Most is lost to {_in_a_sentence(artefacts[worst['artefact']])}: balanced accuracy falls from"
+        f" {_digits(worst['before'])} to {_digits(worst['after'])}, on the mean over five severities."
     )
     melanoma = damage[(damage["metric"] == "sensitivity") & (damage["class"] == MELANOMA)]
     if (melanoma["value"] < 0).any():
         least = _first(melanoma)
         text += (
-            f" Most melanomas are lost to {artefacts[least['artefact']].lower()}: {least['before']:.0%} of"
-            f" them are named melanoma as they are, {least['after']:.0%} then."
+            f" Most melanomas are lost to {_in_a_sentence(artefacts[least['artefact']])}:"
+            f" {least['before']:.0%} of them are named melanoma as they are, {least['after']:.0%} then."
         )
     errors = _by(tables["errors"], "artefact")["mean"]
     text += f" Mean corruption error: {_digits(errors['value'])} {_span(errors)} of the linear probe's."
@@ -207,4 +207,9 @@ def _digits(value: float | None, *, sign: bool = False) -> str:
     """Two digits, and a dash for what is undefined."""
     if value is None or pd.isna(value):
         return "\N{EN DASH}"
-    return f"{value:+.2f}" if sign else f"{value:.2f}"
+    rounded = round(value, 2) + 0.0  # which takes the sign off a zero
+    return f"{rounded:+.2f}" if sign else f"{rounded:.2f}"
+
+
+def _in_a_sentence(title: str) -> str:
+    return title if title.isupper() else title.lower()

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from dermtune.metrics import Predictions
 from dermtune.studies.corruptions import CORRUPTIONS, SEVERITIES
 from dermtune.studies.robustness_measures import AS_IT_IS, measure_robustness
-from dermtune.studies.robustness_page import draw_robustness, render_robustness, verdict_on
+from dermtune.studies.robustness_page import _digits, draw_robustness, render_robustness, verdict_on
 
 TITLES = {"shipped": "<dermtune>", "plain": "without augmentation", "probe": "linear probe"}
 ARTEFACTS = {one.name: one.title for one in CORRUPTIONS}
@@ -36,9 +36,16 @@ def tables() -> dict[str, pd.DataFrame]:
     return measure_robustness(by_model, ("shift", "rotation", "scale"), draws=50, seed=1)
 
 
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.126, "+0.13"), (-0.126, "-0.13"), (-0.001, "+0.00"), (None, "\N{EN DASH}")]
+)
+def test_numbers_have_two_digits_and_no_negative_zero(value: float | None, text: str) -> None:
+    assert _digits(value, sign=True) == text
+
+
 def test_the_verdict_names_what_costs_most(tables: dict[str, pd.DataFrame]) -> None:
     verdict = verdict_on(tables, ARTEFACTS)
-    assert "Ink costs most: balanced accuracy falls from 0.96 to 0.88" in verdict
+    assert "Most is lost to ink: balanced accuracy falls from 0.96 to 0.88" in verdict
     assert "Most melanomas are lost to ink: 88% of them are named melanoma as they are, 62% then." in verdict
     assert "A shift by one pixel changes the class that is named for 0.0% of the images." in verdict
     assert "augmentation bought a balanced accuracy of +0.04 [" in verdict
