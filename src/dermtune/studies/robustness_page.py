@@ -163,28 +163,34 @@ def verdict_on(tables: Mapping[str, pd.DataFrame], artefacts: Mapping[str, str])
     """
     damage = tables["damage"].query("classifier == 'shipped'")
     worst = _first(damage[damage["metric"] == BALANCED])
-    text = (
+    said = []
+    said.append(
         f"Most is lost to {_in_a_sentence(artefacts[worst['artefact']])}: balanced accuracy falls from"
-        f" {_digits(worst['before'])} to {_digits(worst['after'])}, on the mean over five severities."
+        f" {_digits(worst['before'])} to {_digits(worst['after'])}, a change of {_span(worst, sign=True)},"
+        " on the mean over five severities."
     )
     melanoma = damage[(damage["metric"] == "sensitivity") & (damage["class"] == MELANOMA)]
     if (melanoma["value"] < 0).any():
         least = _first(melanoma)
-        text += (
-            f" Most melanomas are lost to {_in_a_sentence(artefacts[least['artefact']])}:"
-            f" {least['before']:.0%} of them are named melanoma as they are, {least['after']:.0%} then."
+        said.append(
+            f"Most melanomas are lost to {_in_a_sentence(artefacts[least['artefact']])}:"
+            f" {least['before']:.0%} are named melanoma as they are, {least['after']:.0%} then, a change of"
+            f" {_span(least, sign=True)}."
         )
     errors = _by(tables["errors"], "artefact")["mean"]
-    text += f" Mean corruption error: {_digits(errors['value'])} {_span(errors)} of the linear probe's."
+    said.append(f"Mean corruption error: {_digits(errors['value'])} {_span(errors)} of the linear probe's.")
     moved = tables["consistency"].query("classifier == 'shipped' and measure == 'same class'")
     first = moved[moved["movement"] == "shift"].iloc[0].to_dict()
     pixels = "one pixel" if first["level"] == 1 else f"{first['level']:g} pixels"
-    text += (
-        f" A shift by {pixels} changes the class that is named for {1 - first['value']:.1%} of the images."
+    other, least_, most = (1 - first[key] for key in ("value", "high", "low"))
+    said.append(
+        f"A shift by {pixels} changes the class that is named for {other:.1%} [{least_:.1%}, {most:.1%}] of"
+        " the images."
     )
     gain = _by(tables["augmentation"], "metric", "condition")[BALANCED, "all artefacts"]
     bought = f"{_digits(gain['value'], sign=True)} {_span(gain, sign=True)}"
-    return f"{text} Over all artefacts, augmentation bought a balanced accuracy of {bought}."
+    said.append(f"Over all artefacts, augmentation bought a balanced accuracy of {bought}.")
+    return " ".join(said)
 
 
 def _first(rows: pd.DataFrame) -> dict[str, Any]:
@@ -207,7 +213,7 @@ def _digits(value: float | None, *, sign: bool = False) -> str:
     """Two digits, and a dash for what is undefined."""
     if value is None or pd.isna(value):
         return "\N{EN DASH}"
-    rounded = round(value, 2) + 0.0  # which takes the sign off a zero
+    rounded = round(float(value), 2) + 0.0  # which takes the sign off a zero
     return f"{rounded:+.2f}" if sign else f"{rounded:.2f}"
 
 
