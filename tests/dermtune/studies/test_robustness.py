@@ -30,6 +30,13 @@ def test_a_study_that_was_broken_off_goes_on_with_the_same_result(
 ) -> None:
     some = CORRUPTIONS[::4]
     monkeypatch.setattr(robustness, "CORRUPTIONS", some)
+    judges: list[Judges] = []
+
+    def once(*arguments: object) -> Judges:  # trained and exported for the first run, and asked by all
+        judges[:] = judges or [Judges(*arguments)]  # type: ignore[arg-type]
+        return judges[0]
+
+    monkeypatch.setattr(robustness, "Judges", once)
 
     def run(name: str) -> dict[str, pd.DataFrame]:
         checkpoint = tmp_path / f"{name}.json"
