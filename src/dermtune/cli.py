@@ -375,6 +375,165 @@ def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
 
 @study.command()
 @_params
+@click.option(
+    "--splits",
+    type=Folder,
+    default="data/splits.csv",
+    show_default=True,
+    help="File of kept splits, as ingest takes it.",
+)
+@click.option(
+    "--key",
+    type=Folder,
+    default="data/patients.key",
+    show_default=True,
+    help="File of the key, as ingest takes it.",
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/cost",
+    show_default=True,
+    help="Folder in which the stages run, removed at the end; a study that was broken off goes on there.",
+)
+@click.option("--out", type=Folder, default="data/study/cost", show_default=True, help="Folder to write.")
+def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> None:
+    """What does the model cost? Runs each stage once more, under a meter.
+
+    Time, energy and CO2 of each, multiply-adds and parameters frozen and trained. Takes as long as the whole
+    pipeline; the stages' own outputs stay as they are. The model card tells it from the next export on:
+
+    \b
+      dermtune study cost
+      dvc repro --single-item --force export
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params)
+    from dermtune.studies.cost import run_cost_study
+
+    costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
+    for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
+        click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
+    click.echo(f"{out / 'cost.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/bias.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/bias", show_default=True, help="Folder to write.")
+def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
+    """Whom does the network serve worse, and do reweighting, balanced sampling or group DRO change it?
+
+    Trains without and with each mitigation for each of `study.bias.attributes`, judges lesions that were not
+    learned from, group by group, and compares. Writes tables, a figure and a page, bias.html. What helps can
+    be used: `finetune.mitigation` and `finetune.groups`.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.bias import run_bias_study
+
+    found = run_bias_study(choices, images=images, checkpoint=checkpoint, out=out)
+    for row in found[(found["group"] == "worst") & (found["metric"] == "auroc")].to_dict("records"):
+        of = f"{row['attribute']} {row['mitigation']}"
+        span = f"[{row['low']:.3f}, {row['high']:.3f}]"
+        click.echo(f"{of:28} AUROC {row['value']:.3f} {span} in the worst group, {row['which']}")
+    click.echo(f"{out / 'bias.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option(
+    "--image", help="To follow through the layers: an id of a training or validation image, or a file."
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/microscope.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option(
+    "--out", type=Folder, default="data/study/microscope", show_default=True, help="Folder to write."
+)
+def microscope(
+    params: Path, images: Path, tails: Path, model: Path, image: str | None, checkpoint: Path, out: Path
+) -> None:
+    """What do the layers respond to, and which images lie near each other?
+
+    Writes one page, microscope.html, and the tables behind it: a map of the validation images to click on,
+    with each one's nearest neighbours; the first filters; of each layer the channels that tell a class best,
+    the parts of training images that excite them most, and pictures made to excite them; and one image on its
+    way through the layers. The page holds pictures of patients: keep it as you keep the images.
+
+    \b
+    Example:
+      dermtune study microscope --image lesion.jpg
+    """  # noqa: D301 (as above)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.microscope import run_microscope_study
+
+    found = run_microscope_study(
+        choices, images=images, tails=tails, model=model, image=image, checkpoint=checkpoint, out=out
+    )
+    for layer, rows in found.groupby("layer", sort=False):
+        click.echo(
+            f"{layer:8} best single channels: AUROC {rows['auroc'].astype(float).mean():.3f} on validation"
+        )
+    click.echo(f"{out / 'microscope.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/where.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/where", show_default=True, help="Folder to write.")
+def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """Where does the network look? Its maps against outlines of the lesions, and against blind maps.
+
+    The map that clinicians see, Grad-CAM and occlusion are held against the lesion's outline: is the maximum
+    in it, how far do both overlap, how much of the map lies in it? So are maps that are the same for every
+    image, since in dermoscopy the lesion is in the middle. The source must have outlines, as HAM10000 and the
+    synthetic one do. Writes tables, a figure and a page, where.html.
+
+    \b
+    Examples:
+      dermtune study where
+      dermtune study where --out /tmp/where      # section study.where of params.yaml says of how many images
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.where import run_where_study
+
+    methods = run_where_study(
+        choices, images=images, model=model, tails=tails, checkpoint=checkpoint, out=out
+    )
+    for _, row in methods[methods["measure"] == "pointing"].iterrows():
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}] of {row['images']} images"
+        click.echo(f"{row['method']:10} maximum in the lesion {row['value']:.3f} {interval}")
+    click.echo(f"{out / 'where.html'}")
+
+
+@study.command()
+@_params
 @click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
 @click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
 @click.option(

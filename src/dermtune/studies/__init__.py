@@ -2,9 +2,10 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from dermtune.config import Config
+from dermtune.recipe import Attribute, Unit
 
 
 class TransferConfig(Config):
@@ -20,6 +21,74 @@ class TransferConfig(Config):
     """On all lesions; on a share of them more, by the root of that share."""
     lr: dict[str, Annotated[float, Field(gt=0, le=1)]]
     """Peak learning rate of each network."""
+
+
+class CostConfig(Config):
+    """What does the model cost? Each stage, once more, under a meter."""
+
+    country: Annotated[str, Field(pattern="^[A-Z]{3}$")]
+    """Whose electricity it is: ISO 3166 code of three letters."""
+
+
+def _each_once(attributes: list[Attribute]) -> list[Attribute]:
+    if len({*attributes}) < len(attributes):
+        raise ValueError("expected each attribute once")
+    return attributes
+
+
+class BiasConfig(Config):
+    """Whom does the network serve worse, and what do mitigations change?"""
+
+    input_size: Annotated[int, Field(ge=32, le=1024)]
+    """Side of the images, in pixels."""
+    cut: Annotated[int, Field(ge=0)]
+    """Blocks that are frozen, as `backbone.cut`; the further back, the longer each training takes."""
+    images: Annotated[int, Field(ge=50)]
+    """At most that many of training and validation, of all classes as equally many as there can be."""
+    attributes: Annotated[list[Attribute], Field(min_length=1), AfterValidator(_each_once)]
+    """By which people are grouped, and each mitigation trains, one attribute after another."""
+    folds: Annotated[int, Field(ge=2, le=20)]
+    """Each is judged by a network that learned from the others."""
+    repeats: Annotated[int, Field(ge=1, le=50)]
+    """Of all that, each with other folds and from other first weights."""
+    epochs: Annotated[int, Field(ge=2)]
+    """Of each training."""
+    sensitivity: Annotated[Unit, Field(gt=0)]
+    """For malignant lesions, of all groups together: what the threshold is chosen for."""
+
+
+class MicroscopeConfig(Config):
+    """What do the layers respond to, and which images lie near each other?"""
+
+    images: Annotated[int, Field(ge=16)]
+    """Training images, at most, that are searched for those that excite a channel most."""
+    patches: Annotated[int, Field(ge=1, le=20)]
+    """Of them that are shown, each of another lesion."""
+    channels: Annotated[int, Field(ge=1, le=20)]
+    """Channels of each layer that are shown."""
+    painted: Annotated[int, Field(ge=0, le=20)]
+    """Channels of each layer for which a picture is made that excites them."""
+    steps: Annotated[int, Field(ge=1, le=5_000)]
+    """Of making it."""
+    picture: Annotated[int, Field(ge=32, le=512)]
+    """Its side, in pixels."""
+    mapped: Annotated[int, Field(ge=8, le=2_000)]
+    """Validation images, at most, on the map; each makes the page about 15 kB larger."""
+    neighbors: Annotated[int, Field(ge=1, le=20)]
+    """Of each image, that are shown and counted."""
+
+
+class WhereConfig(Config):
+    """Where does the network look? Maps of the class that it names, against outlines of the lesions."""
+
+    images: Annotated[int, Field(ge=10)]
+    """Of validation, at most; the classes as equally often as they can be."""
+    occluded: Annotated[int, Field(ge=4)]
+    """Of these, how many are covered part by part: each takes (2 / `window` - 1)² answers of the network."""
+    window: Annotated[float, Field(ge=0.05, le=0.5)]
+    """Side of what covers them, as a share of the image's; it moves by half of that."""
+    agreement: Annotated[float, Field(ge=-1, le=1)]
+    """Least rank correlation of two maps that count as agreeing."""
 
 
 class RobustnessConfig(Config):
@@ -41,4 +110,8 @@ class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
+    bias: BiasConfig
+    microscope: MicroscopeConfig
+    where: WhereConfig
+    cost: CostConfig
     robustness: RobustnessConfig

@@ -25,7 +25,7 @@ class Images:
     table: pd.DataFrame
     """N rows of the image table, numbered from 0."""
     classes: tuple[str, ...]
-    """Those of the whole table, K names, as the model's logits have them."""
+    """K names, as the model's logits have them."""
 
     @property
     def lesions(self) -> NDArray[np.object_]:
@@ -48,9 +48,8 @@ def read_images(
     Raises:
         DataError: the images are missing or damaged.
     """
-    table = read_table(folder / "images.parquet")
-    classes = classes_of(table)
-    table = table[table["split"] == split].reset_index(drop=True)
+    path = folder / "images.parquet"
+    classes, table = classes_of(read_table(path, split="train")), read_table(path, split=split)
     labels = np.array([classes.index(label) for label in table["label"]], np.int64)
     if most is not None:
         rows = balanced_rows(labels, most, seed=seed)

@@ -83,7 +83,7 @@ class Judges:
         return plain, whole
 
     def _train(self, tail: Tail, train: Examples, val: Examples, name: str) -> Tail:
-        recipe = self._params.finetune
+        recipe = self._params.finetune.model_copy(update={"mitigation": "none"})  # it is about people
         device = resolve_device(recipe.device, key="finetune.device")
         trained, _ = train_tail(
             tail,

@@ -40,18 +40,6 @@ class Network:
     is_pretrained: bool
 
 
-@dataclass(frozen=True)
-class Size:
-    """How large a network is."""
-
-    parameters: int
-    trained: int
-    unshared: int
-    """Parameters if each place of a convolution's output had weights of its own."""
-    multiply_adds: int
-    """For one image."""
-
-
 def make_networks(config: BackboneConfig, *, classes: int, dropout: float) -> list[Network]:
     """The eight, in the order of NAMES.
 
@@ -98,37 +86,6 @@ def make_networks(config: BackboneConfig, *, classes: int, dropout: float) -> li
             strict=True,
         )
     ]
-
-
-def size_of(network: Network, *, input_size: int) -> Size:
-    """Count what a network has and does, with its frozen layers.
-
-    A layer other than a convolution or a linear one counts its parameters alone.
-    """
-    tail = network.tail(0).eval()
-    counted = {"unshared": 0, "multiply_adds": 0}
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        own = sum(parameter.numel() for parameter in layer.parameters())
-        if isinstance(layer, nn.Conv2d):
-            places = output.shape[2] * output.shape[3]
-            counted["unshared"] += own * places
-            counted["multiply_adds"] += layer.weight.numel() * places
-        else:
-            counted["unshared"] += own
-            counted["multiply_adds"] += layer.weight.numel() if isinstance(layer, nn.Linear) else 0
-
-    layers = [
-        layer for module in (network.trunk, tail) for layer in module.modules() if not [*layer.children()]
-    ]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    with torch.inference_mode():
-        tail(network.trunk(torch.zeros(1, 3, input_size, input_size)))
-    for hook in hooks:
-        hook.remove()
-    trained = sum(parameter.numel() for parameter in tail.parameters())
-    kept = sum(parameter.numel() for parameter in network.trunk.parameters())
-    return Size(parameters=kept + trained, trained=trained, **counted)
 
 
 class _Flat(nn.Module):

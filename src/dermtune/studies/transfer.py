@@ -7,13 +7,12 @@ Source: Torrey and Shavlik 2010, Transfer learning, fig. 2: a higher start, slop
 """
 
 import json
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,13 +23,14 @@ from scipy import stats
 from dermtune.backbone import Trunk
 from dermtune.duplicates import turn
 from dermtune.fingerprint import code_fingerprint
+from dermtune.network_size import size_of
 from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
 from dermtune.studies import TransferConfig
-from dermtune.studies.energy import Meter
+from dermtune.studies.energy import Cost, Meter, joules_per_point
 from dermtune.studies.images import Images, read_images
 from dermtune.studies.kept import Kept
-from dermtune.studies.networks import Network, make_networks, size_of
+from dermtune.studies.networks import Network, make_networks
 from dermtune.studies.overview import Section, write_study
 from dermtune.studies.transfer_page import render_transfer, transfer_curves, verdict_on
 from dermtune.table import table_sha256
@@ -41,7 +41,6 @@ from dermtune_bundle.files import atomic_path
 if TYPE_CHECKING:
     from dermtune.params import Params
 
-T = TypeVar("T")
 MEASURES: Final = ("start", "slope", "asymptote")
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 _TURNS, _BATCH = 8, 64
@@ -124,7 +123,8 @@ def measure_transfer(
         A row an epoch: network, share, seed, lesions, seconds and joules of the training, and what an
         `EpochRecord` tells.
     """
-    device, meter = resolve_device(recipe.device, key="finetune.device"), Meter()
+    device = resolve_device(recipe.device, key="finetune.device")
+    meter = Meter("DEU")  # or any other: energy alone is told
     learners = (_Learner(network, train, val, meter) for network in networks)
     trainings = (
         (learner, share, number)
@@ -155,25 +155,24 @@ class _Learner:
 
     def learn(self, recipe: FinetuneConfig, *, share: float, seed: int, device: str) -> dict[str, Any]:
         """Train it on a share of the lesions: what the `training` took, and the `epochs` of its curve."""
-        (train, val), *looking = self._seen
+        (train, val), looking = self._seen
         rows = share_of_lesions(self.train.lesions, self.train.labels, share, seed=seed)
         own, tail = train.only(torch.from_numpy(rows)), self.network.tail(seed)
-        (_, history), *learning = self._measured(
+        (_, history), learning = self.meter.measure(
             lambda: train_tail(tail, own, val, recipe, seed=seed, device=device, description=None)
         )
-        seconds, joules = (share * once + own_ for once, own_ in zip(looking, learning, strict=True))
         return {
             "training": {
                 "lesions": len(np.unique(self.train.lesions[rows])),
-                "seconds": seconds,
-                "joules": joules,
+                "seconds": share * looking.seconds + learning.seconds,
+                "joules": share * looking.joules + learning.joules,
             },
             "epochs": [asdict(record) for record in history],
         }
 
     @cached_property
-    def _seen(self) -> tuple[tuple[Examples, Examples], float, float]:
-        return self._measured(self._look)
+    def _seen(self) -> tuple[tuple[Examples, Examples], Cost]:
+        return self.meter.measure(self._look)
 
     def _look(self) -> tuple[Examples, Examples]:
         """What the frozen layers see of the images: of those to learn from in all flips and turns."""
@@ -190,12 +189,6 @@ class _Learner:
         views = [see(self.train.pixels, symmetry) for symmetry in range(_TURNS)]
         train, val = (torch.from_numpy(images.labels) for images in (self.train, self.val))
         return Examples(views, train), Examples([see(self.val.pixels, 0)], val)
-
-    def _measured(self, work: Callable[[], T]) -> tuple[T, float, float]:
-        """What some work gives, and the seconds and joules that it takes."""
-        started = time.perf_counter()
-        found, joules = self.meter.measure(work)
-        return found, time.perf_counter() - started, joules
 
 
 class _Normalised:
@@ -242,6 +235,7 @@ def recipe_for(
             "epochs": epochs,
             "patience": epochs,
             "lr": config.lr[network.name],
+            "mitigation": "none",  # it is about people, and the question is not
             # what starts from chance has no layers to be careful with
             "head_epochs": recipe.head_epochs if network.is_pretrained else 0,
             "layer_decay": recipe.layer_decay if network.is_pretrained else 1.0,
@@ -298,11 +292,15 @@ def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
 def _sizes(networks: Sequence[Network], history: pd.DataFrame, input_size: int) -> pd.DataFrame:
     """A row a network: what it is, and what a training on all lesions takes, on the mean over seeds."""
     whole = history[history["share"] == history["share"].max()]
-    costs = whole.groupby(["network", "seed"])[["seconds", "joules"]].first().groupby("network").mean()
+    ends = whole.groupby(["network", "seed"]).agg(
+        {"seconds": "first", "joules": "first", "val_auroc": "last"}
+    )
+    means = ends.groupby("network").mean()
     rows = [
         {"name": network.name, "title": network.title}
-        | asdict(size_of(network, input_size=input_size))
-        | costs.loc[network.name].to_dict()
+        | asdict(size_of(network.trunk, network.tail(0), input_size=input_size))
+        | means.loc[network.name, ["seconds", "joules"]].to_dict()
+        | {"joules_per_point": joules_per_point(*means.loc[network.name, ["joules", "val_auroc"]])}
         for network in networks
     ]
     return pd.DataFrame(rows)

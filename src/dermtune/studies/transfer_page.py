@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from dermtune.figures import note_below, styled, to_png
-from dermtune.page import render_page
+from dermtune.page import amount, render_page
 from dermtune_bundle.manifest import NOTICE
 
 # Okabe and Ito's colours; what was trained before is drawn whole, what was not is dashed.
@@ -62,7 +62,8 @@ def render_transfer(
     """The page.
 
     Args:
-        networks: a row a network: name, title, parameters, unshared, trained, multiply_adds, seconds, joules.
+        networks: a row a network: name, title, parameters, unshared, trained, multiply_adds, seconds, joules,
+            joules_per_point.
         curves: as `transfer.summarize` gives it.
         figure: as `transfer_curves` draws it.
         note: what n is.
@@ -76,7 +77,7 @@ def render_transfer(
         "notice": NOTICE,
         "verdict": verdict,
     }
-    return render_page("studies/transfer.html", values, amount=_amount)
+    return render_page("studies/transfer.html", values, amount=amount)
 
 
 def verdict_on(curves: pd.DataFrame) -> str:
@@ -92,11 +93,3 @@ def verdict_on(curves: pd.DataFrame) -> str:
         f" {shown['untrained', 'asymptote']} from random ones on all lesions; {shown['whole', 'start']} and"
         f" {shown['untrained', 'start']} on the fewest."
     )
-
-
-def _amount(count: float) -> str:
-    """Three digits and a word: 4.65 million."""
-    for size, word in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
-        if count >= size:
-            return f"{count / size:.3g}{word}"
-    return f"{count:.3g}"
