@@ -532,6 +532,36 @@ def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path
     click.echo(f"{out / 'where.html'}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/robustness.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option(
+    "--out", type=Folder, default="data/study/robustness", show_default=True, help="Folder to write."
+)
+def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """What is lost when a picture is bad, or the camera moves? And what does augmentation buy?
+
+    Validation images are spoiled in thirteen ways at five severities (hair, ink, blur, JPEG, another
+    dermatoscope, …) and moved by pixels, degrees and per cent. Asked are the trained tails, a tail trained
+    without augmentation, and a linear probe. Writes tables, a figure and a page, robustness.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.robustness import run_robustness_study
+
+    tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
+    for row in tables["errors"].itertuples():
+        click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
+    click.echo(f"{out / 'robustness.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

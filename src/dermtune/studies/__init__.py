@@ -91,10 +91,26 @@ class WhereConfig(Config):
     """Least rank correlation of two maps that count as agreeing."""
 
 
+class RobustnessConfig(Config):
+    """Does it still know a lesion that was photographed badly, or a pixel further to the left?"""
+
+    images: Annotated[int, Field(ge=20)]
+    """Of validation, at most, each class as equally often as it can be; each is seen about eighty times."""
+    side: Annotated[int, Field(ge=64, le=2048)]
+    """Shorter side of a photograph before anything happens to it, in pixels; a smaller one stays as it is."""
+    shifts: Annotated[list[Annotated[int, Field(ge=1, le=64)]], Field(min_length=1)]
+    """By how many of the network's pixels an image is moved."""
+    angles: Annotated[list[Annotated[float, Field(gt=0, le=180)]], Field(min_length=1)]
+    """By how many degrees it is turned, either way."""
+    scales: Annotated[list[Annotated[float, Field(gt=0, le=50)]], Field(min_length=1)]
+    """By how many per cent it is made larger or smaller."""
+
+
 class StudyConfig(Config):
     """Studies beside the pipeline."""
 
     transfer: TransferConfig
+    robustness: RobustnessConfig
     bias: BiasConfig
     microscope: MicroscopeConfig
     where: WhereConfig
