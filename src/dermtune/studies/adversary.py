@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, TypeAlias
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -37,6 +36,8 @@ WHITE_BOX: Final[dict[Norm, tuple[str, ...]]] = {
     "patch": ("pgd",),
 }
 """Attacks that know the network, cheapest first."""
+NAMED: Final = "class named"
+"""The decision that is no operating point; none can be called so."""
 GREY_LEVELS: Final = 255
 _BATCH = 16
 _LEAST_FOR_RATIO = 3  # classes; the difference of logits is divided by that of the first and the third
@@ -79,7 +80,7 @@ class Decision:
     """What the model does right, and an attack is to undo."""
 
     name: str
-    """`named`: it names the right class; or an operating point's name: it flags a positive image."""
+    """NAMED: the right class is; or an operating point's name: a positive image reaches its threshold."""
     scores: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     """From probabilities (N, K) to what the decision is the largest of, (N, J)."""
     right: NDArray[np.int64]
@@ -94,7 +95,7 @@ class Decision:
 def naming(contract: Contract, labels: NDArray[np.int64]) -> Decision:
     """The right class is named, for images of classes `labels` (N,)."""
     weights = np.log([known.decision_weight for known in contract.classes])
-    return Decision("named", lambda probabilities: _log(probabilities) + weights, labels)
+    return Decision(NAMED, lambda probabilities: _log(probabilities) + weights, labels)
 
 
 def flagging(contract: Contract, labels: NDArray[np.int64], point: OperatingPoint) -> Decision:
@@ -159,7 +160,7 @@ def load_art() -> None:
     if "art" in sys.modules:
         return
     try:
-        with TemporaryDirectory() as home, patch.dict(os.environ, {"HOME": home, "USERPROFILE": home}):
+        with TemporaryDirectory() as folder, _home_in(folder):
             import art  # noqa: F401, PLC0415 (the extra [study])
     except ImportError as error:
         raise ConfigError(
@@ -331,6 +332,20 @@ def _corner(side: int, share: float) -> NDArray[np.float32]:
 def _log(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     logs: NDArray[np.float64] = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
     return logs
+
+
+@contextmanager
+def _home_in(folder: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in ("HOME", "USERPROFILE")}
+    os.environ.update(dict.fromkeys(before, folder))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.metrics import Estimate, estimate, resample, share
 from dermtune.studies import AttacksConfig
 from dermtune.studies.adversary import (
+    NAMED,
     Flagging,
     Naming,
     Norm,
@@ -42,7 +43,6 @@ from dermtune.studies.overview import Section, write_study
 from dermtune.studies.trials import (
     FULL,
     HUGE,
-    NAMED,
     Bools,
     Outcome,
     Rows,
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from dermtune.params import Params
 
 _MODULES = ("adversary", "attacks", "hardening", "trials")
-_CURVES: Final = {"white", "black", "noise"}
+_ATTACKS: Final = {"white", "black"}
 _SHOWN = 4
 _NORMS: Final[tuple[Norm, ...]] = ("linf", "l2", "patch")
 
@@ -197,12 +197,14 @@ def _write(
 def curves_of(target: Target, outcomes: Sequence[Outcome]) -> dict[tuple[str, Norm, str, float], Bools]:
     """Which images stay right, (N,), by decision, norm, attack and eps; eps 0 is without any.
 
-    `strongest` is the worst that a white-box attack of at most that size did, whatever it was aimed at.
+    `strongest` is the worst that an attack of at most that size did, whatever it was aimed at.
     """
     found: dict[tuple[str, Norm, str, float], Bools] = {}
     for decision in target.decisions.values():
         for norm in _NORMS:
-            own = [one for one in outcomes if one.trial.norm == norm and one.trial.track in _CURVES]
+            own = [
+                one for one in outcomes if one.trial.norm == norm and one.trial.track in {*_ATTACKS, "noise"}
+            ]
             for name, behind in _curves(own, decision.name, norm).items():
                 found[decision.name, norm, name, 0.0] = still_right(decision, target.clean, [])
                 for eps in sorted({one.trial.eps for one in own}):
@@ -215,7 +217,7 @@ def curves_of(target: Target, outcomes: Sequence[Outcome]) -> dict[tuple[str, No
 
 def _curves(outcomes: Sequence[Outcome], decision: str, norm: Norm) -> dict[str, list[Outcome]]:
     """What stands behind each curve of a decision."""
-    found = {"strongest": [one for one in outcomes if one.trial.track == "white"]}
+    found = {"strongest": [one for one in outcomes if one.trial.track in _ATTACKS]}
     if norm == "patch":
         found["noise"] = [one for one in outcomes if one.trial.track == "noise"]
     elif decision == NAMED:
@@ -229,7 +231,7 @@ def summarize(target: Target, outcomes: Sequence[Outcome], *, draws: int, seed: 
     """The share of decisions that stay right, with a 95% interval by bootstrap over lesions.
 
     Returns:
-        A row a decision (`named`: accuracy; an operating point: sensitivity), norm, attack and eps:
+        A row a decision (`NAMED`: accuracy; an operating point: sensitivity), norm, attack and eps:
         images, value, low, high.
     """
     right = curves_of(target, outcomes)
@@ -275,8 +277,11 @@ def check_masking(target: Target, outcomes: Sequence[Outcome]) -> list[Check]:
         norm: [(eps, curve(norm, "fgsm")[eps], one) for eps, one in curve(norm, "pgd").items() if eps]
         for norm in ("linf", "l2")
     }
+    white = [one for one in of("white") if one.trial.norm == "linf"]
     black = [
-        (eps, one, curve("linf", "strongest")[eps]) for eps, one in curve("linf", "square").items() if eps
+        (eps, one, still_right(decision, target.clean, [two for two in white if two.trial.eps <= eps])[clean])
+        for eps, one in curve("linf", "square").items()
+        if eps
     ]
     names = ("one step (FGSM)", "many steps (PGD)")
     return [

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dermtune.figures import BLUE, GREEN, GREY, VERMILION, note_below, styled
 from dermtune.page import render_page
 from dermtune.studies import AttacksConfig
+from dermtune.studies.adversary import NAMED
 from dermtune.studies.masking import Check
 from dermtune_bundle.manifest import MALIGNANT, NOTICE, OperatingPoint
 
@@ -56,7 +57,7 @@ def attack_curves(curves: pd.DataFrame, points: Sequence[OperatingPoint], *, not
         points: operating points, a row each below the class that is named.
         note: what n is.
     """
-    titles = {"named": "right class named"} | {point.name: f"found at {point.name}" for point in points}
+    titles = {NAMED: "right class named"} | {point.name: f"found at {point.name}" for point in points}
     figure = Figure(figsize=(10.4, 1.1 + 2.35 * len(titles)), layout="constrained")
     grid = figure.subplots(len(titles), len(_NORMS), sharey=True, squeeze=False)
     for line, (decision, title) in zip(grid, titles.items(), strict=True):
@@ -143,7 +144,7 @@ def verdict_on(curves: pd.DataFrame, point: OperatingPoint, checks: Sequence[Che
         return own[(own["decision"] == decision) & (own["eps"] == eps)].iloc[0]
 
     before, after = found(point.name, 0), found(point.name, smallest)
-    right, still = found("named", 0), found("named", smallest)
+    right, still = found(NAMED, 0), found(NAMED, smallest)
     target = "malignant lesions" if point.target == MALIGNANT else f"images of {point.target}"
     failed = [check.name for check in checks if not check.passed]
     trust = (
@@ -189,7 +190,7 @@ def render_attacks(
         note: what n is.
         verdict: as `verdict_on` gives it.
     """
-    titles = {"named": "Right class named"}
+    titles = {NAMED: "Right class named"}
     titles |= {point.name: f"Found at {point.name} ({point.target})" for point in points}
     tables = []
     for decision, title in titles.items():
@@ -214,4 +215,8 @@ def render_attacks(
         "tables": tables,
         "verdict": verdict,
     }
-    return render_page("studies/attacks.html", values)
+    return render_page("studies/attacks.html", values, number=_number)
+
+
+def _number(value: float | None, pattern: str) -> str:
+    return "–" if value is None or pd.isna(value) else pattern % value  # noqa: RUF001 (a dash, as in a table)

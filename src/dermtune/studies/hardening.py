@@ -230,7 +230,7 @@ def measure_hardening(
         train: images to learn from.
         val: images to judge by.
         rows: those of them that are attacked.
-        params: `study.attacks`, the recipe, the operating points' goals and the bootstrap's draws.
+        params: `study.attacks`, the recipe and the bootstrap's draws.
 
     Returns:
         A row a metric and model: `images` (clean, attacked), `metric`, `model` (`unchanged` or `attacked`:
@@ -243,7 +243,8 @@ def measure_hardening(
         name: harden(trained, train, seen, params.finetune, config.hardening, eps=eps, seed=params.seed)
         for name, eps in (("unchanged", 0), ("attacked", config.hardening.eps))
     }
-    goals = {name: params.calibrate.operating_points[name] for name in config.points}
+    chosen_for = contract.lineage["calibrate"]["operating_points"]  # params.yaml may have changed since
+    goals = {name: Goal.parse(chosen_for[name], source="model.json") for name in config.points}
     found = {name: calibrated(one, seen, val, contract, goals) for name, one in models.items()}
     chosen = val.only(rows)
     stood = {

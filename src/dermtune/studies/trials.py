@@ -12,6 +12,7 @@ from dermtune.progress import progress
 from dermtune.studies import AttacksConfig
 from dermtune.studies.adversary import (
     GREY_LEVELS,
+    NAMED,
     Decision,
     Norm,
     Pixels,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 Bools: TypeAlias = NDArray[np.bool_]
 Rows: TypeAlias = NDArray[np.int64]
 Track: TypeAlias = Literal["white", "black", "noise", "steps", "huge"]
-NAMED: Final = "named"
 FULL: Final = ("fgsm", "pgd")
 """Attacks that are run on all images, whatever fell before: they have curves of their own."""
 HUGE: Final = 128
@@ -139,6 +139,8 @@ def plan(target: Target, config: AttacksConfig) -> list[Trial]:
 
 def _rows_of(trial: Trial, target: Target, outcomes: Iterable[Outcome]) -> Rows:
     """Images that are worth an attack: those that are right, and that nothing smaller or cheaper felled."""
+    if trial.track == "noise":  # held against attacks on any decision
+        return np.arange(len(target.clean))
     decision = target.decisions[trial.decision]
     is_full = trial.track not in {"white", "black"} or (
         trial.attack in FULL and trial.norm != "patch" and trial.decision == NAMED
