@@ -75,7 +75,8 @@ class Attacked(Examples):
             clean = torch.from_numpy(self._turned(part)).permute(0, 3, 1, 2).to(device).float()
             changed = attacked(self.trunk, self.tail, clean, labels, eps=self.eps, rng=rng)
             with torch.no_grad():
-                yield self.trunk(changed), labels
+                activations = self.trunk(changed)
+            yield activations, labels
 
     def _turned(self, part: Tensor) -> NDArray[np.uint8]:
         """Each repetition shows an image in the next of its flips and turns."""

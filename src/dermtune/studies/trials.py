@@ -37,7 +37,7 @@ FULL: Final = ("fgsm", "pgd")
 """Attacks that are run on all images, whatever fell before: they have curves of their own."""
 HUGE: Final = 128
 """Grey levels: any image can be made a plain grey one."""
-_MORE_STEPS = 4
+_MORE_STEPS = 3
 
 
 @dataclass(frozen=True)

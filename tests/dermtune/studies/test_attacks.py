@@ -58,7 +58,7 @@ def test_what_attacks_did_is_written(ingested: Path, out: Path) -> None:
     assert len(checks) == 7
     assert not (out / "kept.json").exists()
     page = (out / "attacks.html").read_text()
-    assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
+    assert not re.search(r"\bnan\b|None", re.sub(r"base64,[^\"]*", "", page))
     assert "Training against it" not in page
     assert json.loads((out / "section.json").read_text())["verdict"].startswith("A change of at most 1/255")
     with Image.open(out / "pictures.png") as sheet:
@@ -135,8 +135,8 @@ def outcomes(*, blunt: bool) -> list[Outcome]:
     """Attacks that fell more, the more they may; or, blunt ones, less."""
     some, more, all_ = ([], [0], [0, 1]) if blunt else ([0], [0, 1], [0, 1, 2, 3])
     return [
-        found("white fgsm linf", 1, 7, [1, 2, 3] if blunt else [0]),
-        found("white pgd linf", 1, 7, more),
+        found("white fgsm linf", 1, 7, [1, 2] if blunt else [0]),
+        found("white pgd linf", 1, 7, [] if blunt else more),
         found("black square linf", 1, 100, [0, 1, 2, 3] if blunt else []),
         found("white fgsm linf", 2, 7, more),
         found("white pgd linf", 2, 7, all_),
@@ -154,7 +154,8 @@ def outcomes(*, blunt: bool) -> list[Outcome]:
 
 
 def test_shares_are_as_by_hand(target: Target) -> None:
-    curves = summarize(target, outcomes(blunt=False), draws=200, seed=1).set_index(["norm", "attack", "eps"])
+    curves = summarize(target, outcomes(blunt=False), draws=200, seed=1)
+    curves = curves.set_index(["norm", "attack", "eps"]).sort_index()
     values = curves["value"]
     assert values["linf", "strongest"].tolist() == [1, 0.5, 0]
     assert values["linf", "fgsm"].tolist() == [1, 0.75, 0.5]

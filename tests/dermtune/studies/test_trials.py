@@ -23,7 +23,9 @@ from dermtune.studies.trials import (
 
 @pytest.fixture
 def config(params: Params) -> AttacksConfig:
-    return params.study.attacks.model_copy(update={"linf": [1, 2], "l2": [0.1, 0.2], "patch": [0.2]})
+    return params.study.attacks.model_copy(
+        update={"linf": [1, 2], "l2": [0.1, 0.2], "patch": [0.2], "steps": 7, "queries": 60}
+    )
 
 
 def decision(name: str, right: list[int]) -> Decision:
@@ -71,8 +73,8 @@ def test_what_fell_is_spared_but_by_attacks_that_have_a_curve_of_their_own(
     assert len(full) == 8 + 3  # two attacks, two norms, two sizes; other steps; without bounds
     assert all(rows == [0, 1] for rows in full.values())  # the third is wrong without any attack
     assert tried[f"white {NAMED} apgd_ce linf 1 7"] == [0]
-    assert tried[f"black {NAMED} square linf 1 100"] == [0, 1]
-    assert tried[f"black {NAMED} square linf 2 100"] == [0]
+    assert tried[f"black {NAMED} square linf 1 60"] == [0, 1]
+    assert tried[f"black {NAMED} square linf 2 60"] == [0]
     assert tried["white mel apgd_ce l2 0.1 7"] == [0]
 
 
