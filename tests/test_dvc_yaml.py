@@ -16,7 +16,7 @@ from dermtune.studies import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ("search",)  # stages in a dvc.yaml of their own, which `dvc repro` does not run
-STUDIES = ("transfer", "bias", "microscope", "where", "cost", "robustness")  # as well, all in one
+STUDIES = ("transfer", "robustness", "attacks", "bias", "microscope", "where", "cost")  # as well, all in one
 
 
 def parse(path: Path) -> dict[str, Any]:

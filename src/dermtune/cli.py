@@ -562,6 +562,40 @@ def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: P
     click.echo(f"{out / 'robustness.html'}")
 
 
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/attacks.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/attacks", show_default=True, help="Folder to write.")
+def attacks(params: Path, images: Path, tails: Path, model: Path, checkpoint: Path, out: Path) -> None:
+    """How small a change makes the model err? Attacks model.onnx with images changed as little as it takes.
+
+    Attacks that know the network, one that only asks it, and a patch; then checks that the attacks are no
+    blunt ones, and what training against them buys and costs (study.attacks.hardening). Writes tables,
+    pictures of changed validation images, a figure and a page, attacks.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.attacks import run_attacks_study
+
+    curves = run_attacks_study(
+        choices, images=images, tails=tails, model=model, checkpoint=checkpoint, out=out
+    )
+    strongest = curves[(curves["attack"] == "strongest") & (curves["norm"] == "linf")]
+    for row in strongest.itertuples():
+        click.echo(f"{row.decision:16} {row.eps:3g}/255: {row.value:.0%} of {row.images} stay right")
+    click.echo(f"{out / 'attacks.html'}")
+
+
 @cli.command()
 @click.option("--data", type=Folder, default="data", show_default=True, help="Where the stages wrote.")
 def summary(data: Path) -> None:

@@ -32,6 +32,11 @@ class Images:
         """(N,) lesion of each image."""
         return self.table["lesion_id"].to_numpy(object)
 
+    def only(self, rows: NDArray[np.integer]) -> "Images":
+        """Some of the images, in the order of `rows` (M,)."""
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return Images(self.pixels[rows], self.labels[rows], table, self.classes)
+
 
 def read_images(
     folder: Path, split: Literal["train", "val"], size: int, *, most: int | None = None, seed: int = 0
