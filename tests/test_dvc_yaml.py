@@ -12,9 +12,11 @@ from ruamel.yaml import YAML
 from dermtune.cli import cli
 from dermtune.config import Config
 from dermtune.params import Params
+from dermtune.studies import StudyConfig
 
 ROOT = Path(__file__).parents[1]
 BESIDE = ("search",)  # stages in a dvc.yaml of their own, which `dvc repro` does not run
+STUDIES = ("transfer", "robustness", "attacks", "bias", "microscope", "where", "cost")  # as well, all in one
 
 
 def parse(path: Path) -> dict[str, Any]:
@@ -42,13 +44,14 @@ def source_file(module: str) -> str:
     return str(path / "__init__.py" if (ROOT / path).is_dir() else path.with_suffix(".py"))
 
 
-@pytest.mark.parametrize("stage", [*STAGES, *BESIDE])
+@pytest.mark.parametrize("stage", [*STAGES, *BESIDE, *STUDIES])
 def test_code_deps_are_the_stages_import_closure(
     stage: str, dvc_yaml: dict[str, Any], imports: grimp.ImportGraph
 ) -> None:
-    module = f"dermtune.stages.{stage}"
+    module = f"dermtune.{'studies' if stage in STUDIES else 'stages'}.{stage}"
     closure = {source_file(name) for name in imports.find_upstream_modules(module) | {module}}
-    declared = [dep for dep in dvc_yaml["stages"][stage]["deps"] if dep.startswith("src/")]
+    stages = dvc_yaml["stages"] | parse(ROOT / "study/dvc.yaml")["stages"]
+    declared = [dep for dep in stages[stage]["deps"] if dep.startswith("src/")]
 
     assert sorted(dep for dep in declared if dep.endswith(".py")) == sorted(closure)
     # what is no module is read by one that is in the closure
@@ -76,10 +79,22 @@ def test_a_stage_has_one_name_in_all_places(stage: str, dvc_yaml: dict[str, Any]
     assert f"/data/{stage}/" in (ROOT / ".gitignore").read_text().splitlines()
 
 
+def test_a_study_has_one_name_in_all_places() -> None:
+    stages = parse(ROOT / "study/dvc.yaml")["stages"]
+    assert tuple(stages) == STUDIES == tuple(StudyConfig.model_fields)
+    for study, declared in stages.items():
+        assert callable(getattr(import_module(f"dermtune.studies.{study}"), f"run_{study}_study"))
+        assert study in cli.commands["study"].commands  # type: ignore[attr-defined]
+        assert declared["cmd"].startswith(f"dermtune study {study} ")
+        assert f"study.{study}" in declared["params"]
+        assert declared["outs"] == [{f"${{data}}/study/{study}": {"cache": False}}]
+        assert (ROOT / f"docs/studies/{study}.md").is_file()
+
+
 def test_there_are_these_stages_and_no_others(dvc_yaml: dict[str, Any]) -> None:
     assert tuple(dvc_yaml["stages"]) == STAGES + BESIDE
     shared, of_flows = {"seed", "backbone"}, {"monitor", "retrain"}
-    assert set(Params.model_fields) == {*STAGES, *BESIDE, *shared, *of_flows}
+    assert set(Params.model_fields) == {*STAGES, *BESIDE, *shared, *of_flows, "study"}
 
 
 def test_bytecode_is_not_seen_by_dvc() -> None:

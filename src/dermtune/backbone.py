@@ -101,9 +101,21 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     """
     model = _create(config, pretrained=config.weights == "timm")
     _load_weights(model, config)
+    return _as_backbone(model, config)
+
+
+def _as_backbone(model: Any, config: BackboneConfig) -> Backbone:  # noqa: ANN401 (timm ships no type for it)
     units, frozen = _cut(model, config)
     normal = model.pretrained_cfg
     return Backbone(Trunk(units[:frozen], normal["mean"], normal["std"]), units[frozen:], model.num_features)
+
+
+def untrained_backbone(config: BackboneConfig, *, seed: int) -> Backbone:
+    """The same network as `load_backbone` gives, with first weights as they are drawn before any training."""
+    with torch.random.fork_rng(devices=[]):  # timm draws them from global state alone
+        torch.manual_seed(seed)
+        model = _create(config, pretrained=False)
+    return _as_backbone(model, config)
 
 
 def check_backbone(config: BackboneConfig) -> None:

@@ -44,6 +44,8 @@ class State:
     averaged: Tail
     best: Tail
     optimizer: torch.optim.Optimizer
+    group_weights: Tensor | None = None
+    """(G,) of group DRO."""
 
     def save(self, resume: Resume, history: list[dict[str, Any]]) -> None:
         """Write it, and the learning curves so far, to the checkpoint."""
@@ -54,6 +56,8 @@ class State:
         }
         for index, values in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in values.items()}
+        if self.group_weights is not None:
+            tensors["groups.weights"] = self.group_weights
         facts = {
             "fingerprint": resume.fingerprint,
             "history": json.dumps(history),
@@ -78,6 +82,8 @@ class State:
             return []
         for part, module in self._modules().items():
             module.load_state_dict({name: tensors[f"{part}.{name}"] for name in module.state_dict()})
+        if self.group_weights is not None:
+            self.group_weights.copy_(tensors["groups.weights"])
         kept: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
             if name.startswith("optimizer."):

@@ -337,7 +337,7 @@ def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, 
     All else is the same, so that what the metrics gain is what the leak pretends. The models are thrown away.
     """
     choices = _read_params(params, network=False)
-    from dermtune.study import run_leakage_study
+    from dermtune.studies.leakage import run_leakage_study
 
     for share, found in run_leakage_study(
         choices, images=images, activations=activations, shares=shares, out=out
@@ -345,6 +345,255 @@ def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, 
         click.echo(f"{share:.0%} of the test lesions leaked (first: none, second: these):")
         for difference in found:
             click.echo(f"  {difference.sentence()}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/transfer.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/transfer", show_default=True, help="Folder to write.")
+def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
+    """What does transfer buy? Eight networks learn the same task, from fewer and from more lesions.
+
+    From a linear model on pixels, by networks that start from random weights, to the pretrained network with
+    more and more of it trained. Writes tables, a figure and a page, transfer.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.transfer import run_transfer_study
+
+    curves = run_transfer_study(choices, images=images, checkpoint=checkpoint, out=out)
+    for row in curves[(curves["curve"] == "lesions") & (curves["measure"] == "asymptote")].itertuples():
+        click.echo(f"{row.network:16} AUROC {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on all lesions")
+    click.echo(f"{out / 'transfer.html'}")
+
+
+@study.command()
+@_params
+@click.option(
+    "--splits",
+    type=Folder,
+    default="data/splits.csv",
+    show_default=True,
+    help="File of kept splits, as ingest takes it.",
+)
+@click.option(
+    "--key",
+    type=Folder,
+    default="data/patients.key",
+    show_default=True,
+    help="File of the key, as ingest takes it.",
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/cost",
+    show_default=True,
+    help="Folder in which the stages run, removed at the end; a study that was broken off goes on there.",
+)
+@click.option("--out", type=Folder, default="data/study/cost", show_default=True, help="Folder to write.")
+def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> None:
+    """What does the model cost? Runs each stage once more, under a meter.
+
+    Time, energy and CO2 of each, multiply-adds and parameters frozen and trained. Takes as long as the whole
+    pipeline; the stages' own outputs stay as they are. The model card tells it from the next export on:
+
+    \b
+      dermtune study cost
+      dvc repro --single-item --force export
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params)
+    from dermtune.studies.cost import run_cost_study
+
+    costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
+    for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
+        click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
+    click.echo(f"{out / 'cost.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/bias.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/bias", show_default=True, help="Folder to write.")
+def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
+    """Whom does the network serve worse, and do reweighting, balanced sampling or group DRO change it?
+
+    Trains without and with each mitigation for each of `study.bias.attributes`, judges lesions that were not
+    learned from, group by group, and compares. Writes tables, a figure and a page, bias.html. What helps can
+    be used: `finetune.mitigation` and `finetune.groups`.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.bias import run_bias_study
+
+    found = run_bias_study(choices, images=images, checkpoint=checkpoint, out=out)
+    for row in found[(found["group"] == "worst") & (found["metric"] == "auroc")].to_dict("records"):
+        of = f"{row['attribute']} {row['mitigation']}"
+        span = f"[{row['low']:.3f}, {row['high']:.3f}]"
+        click.echo(f"{of:28} AUROC {row['value']:.3f} {span} in the worst group, {row['which']}")
+    click.echo(f"{out / 'bias.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option(
+    "--image", help="To follow through the layers: an id of a training or validation image, or a file."
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/microscope.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option(
+    "--out", type=Folder, default="data/study/microscope", show_default=True, help="Folder to write."
+)
+def microscope(
+    params: Path, images: Path, tails: Path, model: Path, image: str | None, checkpoint: Path, out: Path
+) -> None:
+    """What do the layers respond to, and which images lie near each other?
+
+    Writes one page, microscope.html, and the tables behind it: a map of the validation images to click on,
+    with each one's nearest neighbours; the first filters; of each layer the channels that tell a class best,
+    the parts of training images that excite them most, and pictures made to excite them; and one image on its
+    way through the layers. The page holds pictures of patients: keep it as you keep the images.
+
+    \b
+    Example:
+      dermtune study microscope --image lesion.jpg
+    """  # noqa: D301 (as above)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.microscope import run_microscope_study
+
+    found = run_microscope_study(
+        choices, images=images, tails=tails, model=model, image=image, checkpoint=checkpoint, out=out
+    )
+    for layer, rows in found.groupby("layer", sort=False):
+        click.echo(
+            f"{layer:8} best single channels: AUROC {rows['auroc'].astype(float).mean():.3f} on validation"
+        )
+    click.echo(f"{out / 'microscope.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/where.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/where", show_default=True, help="Folder to write.")
+def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """Where does the network look? Its maps against outlines of the lesions, and against blind maps.
+
+    The map that clinicians see, Grad-CAM and occlusion are held against the lesion's outline: is the maximum
+    in it, how far do both overlap, how much of the map lies in it? So are maps that are the same for every
+    image, since in dermoscopy the lesion is in the middle. The source must have outlines, as HAM10000 and the
+    synthetic one do. Writes tables, a figure and a page, where.html.
+
+    \b
+    Examples:
+      dermtune study where
+      dermtune study where --out /tmp/where      # section study.where of params.yaml says of how many images
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params, network=False)
+    from dermtune.studies.where import run_where_study
+
+    methods = run_where_study(
+        choices, images=images, model=model, tails=tails, checkpoint=checkpoint, out=out
+    )
+    for _, row in methods[methods["measure"] == "pointing"].iterrows():
+        interval = f"[{row['low']:.3f}, {row['high']:.3f}] of {row['images']} images"
+        click.echo(f"{row['method']:10} maximum in the lesion {row['value']:.3f} {interval}")
+    click.echo(f"{out / 'where.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/robustness.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option(
+    "--out", type=Folder, default="data/study/robustness", show_default=True, help="Folder to write."
+)
+def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """What is lost when a picture is bad, or the camera moves? And what does augmentation buy?
+
+    Validation images are spoiled in thirteen ways at five severities (hair, ink, blur, JPEG, another
+    dermatoscope, …) and moved by pixels, degrees and per cent. Asked are the trained tails, a tail trained
+    without augmentation, and a linear probe. Writes tables, a figure and a page, robustness.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.robustness import run_robustness_study
+
+    tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
+    for row in tables["errors"].itertuples():
+        click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
+    click.echo(f"{out / 'robustness.html'}")
+
+
+@study.command()
+@_params
+@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
+@click.option(
+    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+)
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    default="data/checkpoints/attacks.json",
+    show_default=True,
+    help="File that keeps what is measured, so that a study that was broken off goes on.",
+)
+@click.option("--out", type=Folder, default="data/study/attacks", show_default=True, help="Folder to write.")
+def attacks(params: Path, images: Path, tails: Path, model: Path, checkpoint: Path, out: Path) -> None:
+    """How small a change makes the model err? Attacks model.onnx with images changed as little as it takes.
+
+    Attacks that know the network, one that only asks it, and a patch; then checks that the attacks are no
+    blunt ones, and what training against them buys and costs (study.attacks.hardening). Writes tables,
+    pictures of changed validation images, a figure and a page, attacks.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.attacks import run_attacks_study
+
+    curves = run_attacks_study(
+        choices, images=images, tails=tails, model=model, checkpoint=checkpoint, out=out
+    )
+    strongest = curves[(curves["attack"] == "strongest") & (curves["norm"] == "linf")]
+    for row in strongest.itertuples():
+        click.echo(f"{row.decision:16} {row.eps:3g}/255: {row.value:.0%} of {row.images} stay right")
+    click.echo(f"{out / 'attacks.html'}")
 
 
 @cli.command()

@@ -135,7 +135,7 @@ def find_alike(
         similarity = seen[start : start + _ROWS] @ others.T
         for row, column in np.argwhere(similarity >= _ALIKE_SIMILARITY).tolist():
             own = prints[start + row]
-            turned = (_turn(other_prints[column][None], one)[0] for one in range(_SYMMETRIES))
+            turned = (turn(other_prints[column][None], one)[0] for one in range(_SYMMETRIES))
             correlation = max(_correlate(own, one) for one in turned)
             if correlation >= _ALIKE_CORRELATION:
                 found.append(Alike(start + row, column, float(similarity[row, column]), correlation))
@@ -151,7 +151,7 @@ def _parts(parts: Prints, wholes: Prints) -> Iterator[Pair]:
     # A thread a block and none within a product: products are small, and their threads would wait in turns.
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(os.cpu_count()) as pool:
         candidates = _candidates(parts, wholes, pool)
-        turned = (np.ascontiguousarray(_turn(parts[one.part][None], one.symmetry)[0]) for one in candidates)
+        turned = (np.ascontiguousarray(turn(parts[one.part][None], one.symmetry)[0]) for one in candidates)
         there = (wholes[one.whole] for one in candidates)
         found = pool.map(_confirm, turned, there, (one.window for one in candidates))
         both = zip(candidates, found, strict=True)
@@ -409,8 +409,8 @@ def _correlate(one: NDArray[np.number], other: NDArray[np.number]) -> float:
     return float(first @ second)
 
 
-def _turn(prints: Prints, symmetry: int) -> Prints:
-    """One of the eight flips and turns."""
-    turned = prints[:, ::-1] if symmetry & 1 else prints
+def turn(images: Prints, symmetry: int) -> Prints:
+    """One of the eight flips and turns, 0 to 7 (0: none), of N square images (N, S, S, …); a view of them."""
+    turned = images[:, ::-1] if symmetry & 1 else images
     turned = turned[:, :, ::-1] if symmetry & 2 else turned
-    return turned.transpose(0, 2, 1) if symmetry & 4 else turned
+    return turned.swapaxes(1, 2) if symmetry & 4 else turned

@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from dermtune.abstention import ANY
 from dermtune.labels import NAMES, lesion_class
-from dermtune.page import render_page
+from dermtune.page import amount, render_page
 from dermtune_bundle.manifest import Manifest, OperatingPoint, Quantization, flatten
 
 BLANK = "**[a person is to fill this in]**"
@@ -23,11 +23,15 @@ Metric = Mapping[str, Any]
 """`value`, `low` and `high`; where `value` is None, `reason` says why it is undefined."""
 
 
-def model_card(manifest: Manifest) -> str:
+def model_card(manifest: Manifest, *, cost: Mapping[str, Any] | None = None) -> str:
     """The card, in Markdown, of what a bundle's manifest says.
 
-    Counts of images are read from `images` in lineage (split → class → how many), and the data's origin from
-    `source` there.
+    Counts of images are read from `images` in lineage (split → class → how many), the data's origin from
+    `source` there, and how large the network is from `size`.
+
+    Args:
+        manifest: of the bundle.
+        cost: what `dermtune study cost` measured of this model.
     """
     counts = manifest.lineage.get("images")
     return _CARD.format(
@@ -54,7 +58,7 @@ def model_card(manifest: Manifest) -> str:
             [
                 [name, f"`{value}`"]
                 for name, value in flatten(manifest.lineage)
-                if name.split(".")[0] != "images"
+                if name.split(".")[0] not in {"images", "size"}
             ],
         ),
         points=_table(
@@ -79,6 +83,8 @@ def model_card(manifest: Manifest) -> str:
         prevalence=_prevalence(manifest.metrics),
         seed=manifest.lineage.get("seed", "not recorded"),
         precision=_precision(manifest.quantization),
+        network=_size(manifest.lineage.get("size")),
+        cost=_cost(cost),
         method=manifest.calibration.method,
         nll_before=_number(manifest.calibration.nll_before),
         nll_after=_number(manifest.calibration.nll_after),
@@ -157,6 +163,36 @@ def _precision(quantization: Quantization | None) -> str:
         "The graph computes in 8-bit integers, and all numbers here are its own. On the validation split its "
         f"AUROC (macro) is {after}, and was {before} in float32; a probability moved by {mean} on average "
         f"and by {largest} at most."
+    )
+
+
+def _size(size: Mapping[str, int] | None) -> str:
+    if not size:
+        return "How large the network is was not recorded."
+    return (
+        f"The network has {amount(size['parameters'])} parameters, {amount(size['trained'])} of them trained"
+        f" on these images, and takes {amount(size['multiply_adds'])} multiply-adds for an image,"
+        f" {amount(size['trained_multiply_adds'])} of them in its trained part."
+    )
+
+
+def _cost(cost: Mapping[str, Any] | None) -> str:
+    if cost is None:
+        return "What energy it took was not measured (`dermtune study cost` does)."
+    rows = [
+        [stage, f"{took['seconds']:.0f}", f"{took['joules'] / 3600:.3g}", f"{took['grams']:.3g}"]
+        for stage, took in [*cost["stages"].items(), ("all", cost["total"])]
+    ]
+    point = cost["joules_per_point"]
+    said = (
+        ""
+        if point is None
+        else f" It took {amount(point)} joules for each hundredth of AUROC above guessing."
+    )
+    table = _table(["stage", "seconds", "watt hours", "grams of CO2e"], rows)
+    return (
+        f"{table}\n\nThe energy is codecarbon's estimate for the machine; the CO2 equivalents are by the"
+        f" electricity of {cost['country']}.{said}"
     )
 
 
@@ -276,6 +312,12 @@ class.
 
 Calibration: {method}, fitted on the validation split; negative log-likelihood there {nll_before} before and
 {nll_after} after.
+
+### Cost
+
+{network}
+
+{cost}
 
 ## Ethical considerations
 

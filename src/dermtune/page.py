@@ -28,3 +28,11 @@ def render_page(name: str, values: Mapping[str, object], **filters: Callable[...
 def data_uri(image: bytes, kind: str) -> str:
     """An image as an address that holds it; `kind` is `png` or `jpeg`."""
     return f"data:image/{kind};base64,{b64encode(image).decode('ascii')}"
+
+
+def amount(count: float) -> str:
+    """Three digits and a word: 4.65 million."""
+    for size, word in ((1e12, " trillion"), (1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+        if count >= size:
+            return f"{count / size:.3g}{word}"
+    return f"{count:.3g}"

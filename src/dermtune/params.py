@@ -18,6 +18,7 @@ from dermtune.stages.evaluate import EvaluateConfig
 from dermtune.stages.export import ExportConfig
 from dermtune.stages.ingest import IngestConfig
 from dermtune.stages.search import SearchConfig
+from dermtune.studies import StudyConfig
 from dermtune_bundle.files import atomic_path
 
 
@@ -37,6 +38,7 @@ class Params(Sections):
     export: ExportConfig
     retrain: RetrainConfig
     monitor: MonitorConfig
+    study: StudyConfig
 
     @model_validator(mode="after")
     def _folds_need_plain_images(self) -> Self:

@@ -91,7 +91,7 @@ def measure_subgroups(
     cells = [
         _Cell(attribute, group, (groups[attribute] == group).to_numpy())
         for attribute in map(str, groups)
-        for group in _ordered(attribute, groups[attribute])
+        for group in ordered(attribute, groups[attribute])
     ]
     metrics: dict[tuple[int, str], Metric] = {}
     for index, cell in enumerate(cells):
@@ -179,7 +179,7 @@ def _within(
     )
 
 
-def _ordered(attribute: str, values: pd.Series) -> list[str]:
+def ordered(attribute: str, values: pd.Series) -> list[str]:
     """Groups that occur: in their natural order where they have one, else the most frequent first."""
     natural = {"age": AGES, "lesion_size": _SIZES, "skin_tone": _TONES}.get(attribute)
     present = values.value_counts()

@@ -1,27 +1,34 @@
 """The training task: classes, labelled activations and the network that they came from, read and checked."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 
 from dermtune.backbone import Backbone, load_backbone
 from dermtune.config import BackboneConfig
-from dermtune.errors import DataError
+from dermtune.errors import ConfigError, DataError
 from dermtune.fingerprint import code_fingerprint, versions
+from dermtune.groups import read_groups
+from dermtune.recipe import Attribute
 from dermtune.shards import open_array, view_paths
 from dermtune.table import classes_of, read_table, table_sha256
 from dermtune.training import Examples
 from dermtune.trunk import Fingerprint
 
 _MODULES = (
+    "dermtune.appearance",
     "dermtune.calibration",
     "dermtune.checkpoint",
     "dermtune.cross_validation",
+    "dermtune.groups",
     "dermtune.metrics",
+    "dermtune.mitigation",
     "dermtune.splits",
+    "dermtune.subgroups",
     "dermtune.task",
     "dermtune.training",
 )
@@ -45,11 +52,25 @@ class Task:
     """Of all this, as JSON knows it: what a model made from it must name."""
 
 
-def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed: int) -> Task:
+def read_task(
+    images: Path,
+    activations: Path,
+    *,
+    backbone: BackboneConfig,
+    seed: int,
+    groups: Attribute | None = None,
+) -> Task:
     """Read what ingest and embed wrote, and make sure that it belongs together.
 
+    Args:
+        images: what ingest wrote.
+        activations: what embed wrote.
+        backbone: the network whose trunk made them.
+        seed: of the trainings, for the lineage.
+        groups: what the training images are to be told apart by, for a mitigation; None: nothing.
+
     Raises:
-        ConfigError: the backbone cannot be loaded or cut.
+        ConfigError: the backbone cannot be loaded or cut, or all training images are of one group.
         DataError: the activations are stale, foreign or missing.
     """
     train, val = (read_table(images / "images.parquet", split=split) for split in ("train", "val"))
@@ -71,10 +92,11 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
         return Examples(views, torch.tensor(table["label"].map(targets)))
 
     plain = activations / "plain.npy"
+    numbers, of_groups = (None, {}) if groups is None else _groups(images, train, groups)
     return Task(
         classes=names,
         network=network,
-        train=examples(train, *paths),
+        train=replace(examples(train, *paths), groups=numbers),
         val=examples(val, activations / "val.npy"),
         plain=examples(train, plain) if plain.exists() else None,
         train_table=train,
@@ -91,5 +113,21 @@ def read_task(images: Path, activations: Path, *, backbone: BackboneConfig, seed
             "seed": seed,
             "code_sha256": code_fingerprint(*_MODULES),
             "versions": versions(*_PACKAGES),
-        },
+        }
+        | of_groups,
     )
+
+
+def _groups(
+    images: Path, train: pd.DataFrame, attribute: Attribute
+) -> tuple[torch.Tensor, dict[str, dict[str, int]]]:
+    """The group of each training image, as a number, and what the lineage says of the groups."""
+    names = read_groups(images, train, [attribute])[attribute]
+    found = np.unique(names)
+    if len(found) == 1:
+        raise ConfigError(
+            f"finetune.groups: in {attribute}, all training images are {found[0]!r}: there is nothing for"
+            " finetune.mitigation to weigh; choose another attribute, or none"
+        )
+    counts = {str(name): int((names == name).sum()) for name in found}
+    return torch.from_numpy(np.searchsorted(found, names)), {"groups": counts}

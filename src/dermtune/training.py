@@ -5,7 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.checkpoint import Resume, State
 from dermtune.errors import DataError
 from dermtune.metrics import macro_auroc, recall
+from dermtune.mitigation import GroupWeights
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
 from dermtune.trunk import resolve_device
@@ -45,6 +46,8 @@ class Examples:
     """(N,) int64 class indices."""
     rows: Tensor | None = None
     """(N,) which rows of the views the images are; None: all, in order."""
+    groups: Tensor | None = None
+    """(N,) int64 group of each image, which a mitigation weighs; None: not asked."""
 
     def batch(self, epoch: int, images: Tensor, device: str) -> tuple[Tensor, Tensor]:
         """Float activations and labels of some images; epoch e reads view e mod the number of views."""
@@ -60,7 +63,8 @@ class Examples:
     def only(self, images: Tensor) -> "Examples":
         """Some of the images; nothing is read or copied."""
         rows = images if self.rows is None else self.rows[images]
-        return replace(self, labels=self.labels[images], rows=rows)
+        groups = None if self.groups is None else self.groups[images]
+        return replace(self, labels=self.labels[images], rows=rows, groups=groups)
 
     def resident(self, device: str) -> "Examples":
         """The same on a GPU that has room for all views, so that no batch is copied there; else unchanged."""
@@ -100,14 +104,16 @@ def train_tail(
     device: str,
     resume: Resume | None = None,
     on_epoch: Callable[[EpochRecord], None] | None = None,
-    description: str = "",
+    description: str | None = "",
+    keep: Literal["best", "last"] = "best",
 ) -> tuple[Tail, list[EpochRecord]]:
     """Train the tail and give back its averaged weights of its best epoch on validation.
 
     The first `head_epochs` train the classifier alone; then every block learns, the further from the
     classifier the slower (`layer_decay`). AdamW; the rate warms up and falls as a cosine; classes are
-    weighted; weights are averaged exponentially (EMA) and it is the average that is validated and kept.
-    The best epoch has the highest `EpochRecord.score`; training stops early `patience` epochs after it.
+    weighted, and groups of people as `mitigation` says; weights are averaged exponentially (EMA) and it is
+    the average that is validated and kept. The best epoch has the highest `EpochRecord.score`; training
+    stops early `patience` epochs after it.
 
     Args:
         tail: what to train; changed in place.
@@ -118,7 +124,8 @@ def train_tail(
         device: a torch device.
         resume: where the state is kept after each epoch, and stays at the end; None: nowhere.
         on_epoch: is told of each epoch; what it raises ends the training.
-        description: what the progress bar and the log say before the epoch.
+        description: what the progress bar and the log say before the epoch; None: neither says anything.
+        keep: the `last` epoch is given back instead where validation must choose nothing.
 
     Returns:
         The averaged tail, in eval mode, and the learning curves.
@@ -129,7 +136,10 @@ def train_tail(
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
     priors = class_frequencies(train.labels, tail.classifier.out_features)
     loss_weights = class_weights(train.labels, priors, config.class_balance).to(device)
-    state = State(tail, averaged, copy.deepcopy(averaged), optimizer)
+    mitigation = GroupWeights(
+        config.mitigation, train.labels, train.groups, step=config.group_step, device=device
+    )
+    state = State(tail, averaged, copy.deepcopy(averaged), optimizer, mitigation.weights)
     history = [EpochRecord(**record) for record in state.load(resume)] if resume else []
     # as many batches as it takes, but none of one image, of which batch statistics would make nothing
     steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
@@ -137,18 +147,19 @@ def train_tail(
     while not _is_over(history, config):
         epoch = len(history)
         torch.manual_seed(seed + epoch)  # dropout has no generator of its own
-        order = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(seed + epoch))
+        order = mitigation.order(torch.Generator().manual_seed(seed + epoch))
         head_only = epoch < config.head_epochs
         tail.train()
         tail.units.train(not head_only)
         tail.units.requires_grad_(not head_only)
         total = torch.zeros((), dtype=torch.float64, device=device)
-        batches = train.batches(epoch, order.tensor_split(steps), device)
+        parts = order.tensor_split(steps)
+        batches = train.batches(epoch, parts, device)
         name = f"{description}epoch {epoch + 1}/{config.epochs}"
-        bar = progress(
-            batches, name, config.epochs * len(order), step=config.batch_size, done=epoch * len(order)
-        )
-        for step, (activations, labels) in enumerate(bar):
+        if description is not None:
+            images = config.epochs * len(order)
+            batches = progress(batches, name, images, step=config.batch_size, done=epoch * len(order))
+        for step, (activations, labels) in enumerate(batches):
             done = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(done, config.warmup)
@@ -156,7 +167,7 @@ def train_tail(
                 tail(activations), labels, reduction="none", label_smoothing=config.label_smoothing
             )
             # weighted here: cross_entropy's own weights would also weigh the smoothing, by other classes
-            loss = (losses * loss_weights[labels]).mean()
+            loss = mitigation.loss(losses * loss_weights[labels], parts[step])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
             optimizer.step()
@@ -166,7 +177,8 @@ def train_tail(
         lr = optimizer.param_groups[0]["lr"]
         record = EpochRecord(epoch, lr, float(total) / len(order), **measured)
         history.append(record)
-        log.info(
+        log.log(
+            logging.DEBUG if description is None else logging.INFO,
             "%s: training loss %.3f; validation loss %.3f, AUROC %.4f, balanced accuracy %.3f",
             name,
             record.train_loss,
@@ -174,14 +186,14 @@ def train_tail(
             record.val_auroc,
             record.val_balanced_accuracy,
         )
-        if _best(history) is record:
+        if keep == "last" or _best(history) is record:
             state.best.load_state_dict(averaged.state_dict())
         if resume:
             state.save(resume, [asdict(record) for record in history])
         if on_epoch:
             on_epoch(record)
 
-    if len(history) < config.epochs:
+    if len(history) < config.epochs and description is not None:
         log.info("%sstopped early: no better epoch since epoch %d", description, _best(history).epoch + 1)
     return state.best.to(memory_format=torch.contiguous_format).eval(), history
 

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_what_is_kept_comes_back_to_the_bit(tmp_path: Path) -> None:
     kept.save(resume, HISTORY)
     assert fresh.load(resume) == HISTORY
     assert same(kept, fresh)
+
+
+def test_the_weights_of_groups_are_kept_as_well(tmp_path: Path) -> None:
+    resume = Resume(tmp_path / "one.safetensors", "print")
+    kept, fresh = (
+        replace(make_state(1), group_weights=torch.tensor(values, dtype=torch.float64))
+        for values in ([0.1 + 0.2, 0.7], [0.5, 0.5])
+    )
+    kept.save(resume, HISTORY)
+    weights = fresh.group_weights
+    fresh.load(resume)
+    assert weights is not None
+    assert weights.tolist() == [0.1 + 0.2, 0.7], "in place: the training holds it"
 
 
 @pytest.mark.parametrize("content", [None, b"no tensors", "another"])

@@ -35,6 +35,7 @@ def test_classes_counts_metrics_and_thresholds_are_in_it(tiny_manifest: Manifest
     assert "| mel | 7 |" in card
     assert "| all | 16 |" in card
     assert "It holds 4 images of 2 lesions." in card
+    assert "How large the network is was not recorded." in card
     assert "| auroc.macro | 0.900 (95% interval 0.800 to 0.950) |" in card
     assert "probability of `mel` at least 0.500 | sensitivity >= 0.90 on validation | 0.920 | 0.810 |" in card
     assert "| backbone.name | `mean colour` |" in card

@@ -6,7 +6,7 @@ from pandas import DataFrame
 
 from dermtune.drift import MonitorConfig, Recent
 from dermtune.drift_report import Look, render_drift
-from dermtune.page import data_uri, render_page
+from dermtune.page import amount, data_uri, render_page
 
 CONFIG = MonitorConfig(days=7, least=20, level=0.01, effect=0.2, unanswered=0.2)
 
@@ -27,3 +27,11 @@ def test_a_value_that_is_missing_is_a_defect() -> None:
 
 def test_an_image_is_its_own_address() -> None:
     assert data_uri(b"\x00\xff", "png") == "data:image/png;base64,AP8="
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(4_650_000, "4.65 million"), (12, "12"), (123_456, "123 thousand"), (2.5e9, "2.5 billion")],
+)
+def test_large_numbers_are_words(count: float, text: str) -> None:
+    assert amount(count) == text

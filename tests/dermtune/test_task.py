@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dermtune.errors import DataError
+from dermtune.errors import ConfigError, DataError
 from dermtune.params import Params
 from dermtune.table import read_table
 from dermtune.task import read_task
@@ -47,3 +47,25 @@ def test_activations_that_are_not_all_there_are_refused(
     (tmp_path / "embed/train-01.npy").unlink()
     with pytest.raises(DataError, match=r"1 views where activations\.json says 2; re-run embed"):
         read_task(ingested, tmp_path / "embed", backbone=params.backbone, seed=7)
+
+
+def test_training_images_are_told_apart_by_group_where_that_is_asked(
+    params: Params, ingested: Path, embedded: Path
+) -> None:
+    task = read_task(ingested, embedded, backbone=params.backbone, seed=7, groups="sex")
+    sexes = task.train_table["sex"].fillna("not given").tolist()
+    names = sorted(task.lineage["groups"])
+    assert task.train.groups is not None
+    assert [names[group] for group in task.train.groups] == sexes
+    assert task.lineage["groups"] == {name: sexes.count(name) for name in names}
+    plain = read_task(ingested, embedded, backbone=params.backbone, seed=7)
+    assert plain.train.groups is None
+    assert "groups" not in plain.lineage
+
+
+def test_an_attribute_that_is_the_same_for_all_is_refused(
+    params: Params, ingested: Path, embedded: Path
+) -> None:
+    message = r"finetune\.groups: in source, all training images are 'synthetic': .* choose another"
+    with pytest.raises(ConfigError, match=message):
+        read_task(ingested, embedded, backbone=params.backbone, seed=7, groups="source")

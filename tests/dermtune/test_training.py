@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ def config(**changes: object) -> FinetuneConfig:
         "warmup": 0.1,
         "class_balance": 1.0,
         "decision_balance": 1.0,
+        "mitigation": "none",
+        "groups": "sex",
+        "group_step": 0.01,
         "label_smoothing": 0.0,
         "dropout": 0.2,
         "ema": 0.9,
@@ -95,6 +99,78 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     other, _ = train(tmp_path / "other", seed=2)
     assert same(one, again)
     assert not same(one, other)
+
+
+def test_without_mitigation_it_trains_to_the_bit_as_a_plain_loop() -> None:
+    recipe, examples, steps = config(class_balance=0.5, label_smoothing=0.1), make_examples(1), 4
+    tail = make_tail().to(memory_format=torch.channels_last)
+    averaged = copy.deepcopy(tail)
+    optimizer = torch.optim.AdamW(
+        training._parameter_groups(tail, recipe), weight_decay=recipe.weight_decay, fused=True
+    )
+    weights = class_weights(examples.labels, class_frequencies(examples.labels, CLASSES), 0.5)
+    for epoch in range(4):
+        torch.manual_seed(1 + epoch)
+        order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(1 + epoch))
+        tail.train()
+        tail.units.train(epoch > 0)
+        tail.units.requires_grad_(epoch > 0)
+        for step, images in enumerate(order.tensor_split(steps)):
+            for group in optimizer.param_groups:
+                factor = learning_rate_factor((epoch * steps + step) / (4 * steps), recipe.warmup)
+                group["lr"] = group["peak_lr"] * factor
+            activations, labels = examples.batch(epoch, images, "cpu")
+            losses = nn.functional.cross_entropy(
+                tail(activations), labels, reduction="none", label_smoothing=0.1
+            )
+            optimizer.zero_grad()
+            (losses * weights[labels]).mean().backward()
+            optimizer.step()
+            training._average(averaged, tail, decay=recipe.ema, updates=epoch * steps + step)
+    grouped = replace(examples, groups=torch.arange(COUNT) % 2)  # which groups there are changes nothing
+    for train in (examples, grouped):
+        val = make_examples(2, views=1)
+        found, _ = train_tail(make_tail(), train, val, recipe, seed=1, device="cpu", keep="last")
+        assert same(found, averaged)
+
+
+def test_the_last_epoch_is_given_back_where_validation_is_to_choose_nothing() -> None:
+    def trained(val: Examples) -> Tail:
+        recipe = config(lr=0.5, epochs=3)
+        return train_tail(make_tail(), make_examples(1), val, recipe, seed=1, device="cpu", keep="last")[0]
+
+    assert same(trained(make_examples(2, views=1)), trained(make_examples(3, views=1)))
+
+
+@pytest.mark.parametrize("mitigation", ["reweighting", "group_balanced", "group_dro"])
+def test_a_mitigation_changes_training_and_a_resumed_one_ends_alike(
+    mitigation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, validate, calls = config(mitigation=mitigation, group_step=0.5), training.validate, []
+    examples = make_examples(1)
+    grouped = replace(examples, groups=(torch.arange(COUNT) % 5 == 0).long() + examples.labels % 2)
+
+    def learn(folder: Path) -> tuple[Tail, list[EpochRecord]]:
+        resume = Resume(folder / "checkpoint.safetensors", "one")
+        val = make_examples(2, views=1)
+        return train_tail(make_tail(), grouped, val, recipe, seed=1, device="cpu", resume=resume)
+
+    def cut_off(*args: Any) -> dict[str, float]:  # noqa: ANN401
+        calls.append(args)
+        if len(calls) == 3:
+            raise _CutOffError
+        return validate(*args)
+
+    whole, history = learn(tmp_path / "whole")
+    assert not same(whole, train(tmp_path / "none")[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "validate", cut_off)
+        with pytest.raises(_CutOffError):
+            learn(tmp_path / "cut")
+    resumed, resumed_history = learn(tmp_path / "cut")
+    assert len(calls) == 3
+    assert resumed_history == history
+    assert same(resumed, whole)
 
 
 class _CutOffError(Exception):
@@ -255,9 +331,11 @@ def test_class_weights_make_classes_weigh_the_same() -> None:
 
 
 def test_some_of_the_images_are_those_images() -> None:
-    examples = make_examples(1)
+    examples = replace(make_examples(1), groups=torch.arange(COUNT))
     images = torch.tensor([7, 3, 50])
     some = examples.only(images)
+    assert some.groups is not None
+    assert some.groups.tolist() == [7, 3, 50]
     expected, labels = examples.batch(1, images[[2, 0]], "cpu")
     found, found_labels = some.batch(1, torch.tensor([2, 0]), "cpu")
     assert torch.equal(found, expected)

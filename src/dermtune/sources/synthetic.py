@@ -447,6 +447,7 @@ def _images(label: str, lesion: int, patient_id: str, person: _Person, seed: int
             label=label,
             path=f"{name}_{number}.jpg",
             content=partial(_jpeg, label, person.tone, seed, lesion, number),
+            mask=partial(_outline, label, seed, lesion, number),
             patient_id=patient_id,
             age=person.age,
             sex=person.sex,
@@ -470,14 +471,28 @@ def _jpeg(label: str, tone: float, seed: int, lesion: int, number: int) -> bytes
     return file.getvalue()
 
 
+def _outline(label: str, seed: int, lesion: int, number: int) -> bytes:
+    """Where the lesion is in the image that `_jpeg` draws, up to its outline, white on black."""
+    view = _view(_generator(seed, 2, lesion, number))
+    body = _bare(_KINDS[label], _generator(seed, 3, lesion), view).depth > 0
+    file = io.BytesIO()
+    Image.fromarray(body).save(file, "PNG")
+    return file.getvalue()
+
+
 def _view(rng: Generator) -> View:
     centre = (WIDTH / 2 + rng.normal(0, 16), HEIGHT / 2 + rng.normal(0, 12))
     return View(rng.uniform(0, math.tau), float(np.exp(rng.normal(math.log(58), 0.25))), centre)
 
 
+def _bare(kind: Kind, rng: Generator, view: View) -> Lesion:
+    """The shape of a lesion of a kind."""
+    return Lesion(rng, view, rng.uniform(*kind.irregularity), rng.uniform(*kind.softness))
+
+
 def _grow(kind: Kind, rng: Generator, view: View) -> Lesion:
     """A lesion of a kind: its body, then those of its structures that chance gives it."""
-    lesion = Lesion(rng, view, rng.uniform(*kind.irregularity), rng.uniform(*kind.softness))
+    lesion = _bare(kind, rng, view)
     mottled, fine = lesion.noise(0.5), lesion.noise(0.1)
     lesion.melanin = lesion.body * rng.uniform(*kind.melanin) * np.exp(0.35 * mottled + 0.2 * fine)
     lesion.melanin *= 1 + rng.uniform(-0.2, 0.6) * np.clip(lesion.depth, 0, 1)

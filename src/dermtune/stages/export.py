@@ -5,6 +5,7 @@ The bundle is what a clinicians' team gets, and all that it gets: `dermtune pred
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from dermtune_bundle.errors import BundleError
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import NOTICE, SCHEMA_VERSION, Contract, Manifest
 
+log = logging.getLogger(__name__)
+
 _GOLDEN = 4  # images; each makes a bundle about 60 kB larger
 
 
@@ -26,6 +29,8 @@ class ExportConfig(Config):
     """When a model may leave."""
 
     gates: GatesConfig
+    cost: str | None
+    """File of `dermtune study cost`; the card tells what it holds, where it is of this very model."""
 
 
 def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) -> None:
@@ -63,11 +68,26 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
         golden=cases,
         metrics=metrics,
     )
-    card = model_card(manifest)
+    card = model_card(manifest, cost=_cost(config, manifest.metrics["model_sha256"]))
     page = card_page(card, title=f"Model card: {name}")
     further = images | {name: (model / name).read_bytes() for name in CASE_FILES if (model / name).is_file()}
     write_bundle(out, model=graph, manifest=manifest, card=card, card_page=page, further=further)
     Bundle.open(out).check_golden()
+
+
+def _cost(config: ExportConfig, model_sha256: str) -> dict[str, Any] | None:
+    """What the study measured, if it did, and of this model; None: it did not."""
+    path = Path(config.cost) if config.cost else None
+    if path is None or not path.is_file():
+        return None
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        if found["model_sha256"] == model_sha256:
+            return found
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: not what `dermtune study cost` writes; run it again") from error
+    log.warning("%s is of another model; the card does not tell it. Run `dermtune study cost` again", path)
+    return None
 
 
 def _parse_contract(text: bytes, path: Path) -> Contract:

@@ -35,24 +35,26 @@ def finetune(
     """Train the tails on stored activations.
 
     Raises:
-        ConfigError: `folds` needs what augment did not store.
+        ConfigError: `folds` needs what augment did not store, or there is but one of `groups`.
         DataError: the activations are stale, foreign or missing, or a class is too rare for `folds`.
     """
     from dermtune.checkpoint import Resume
     from dermtune.figures import learning_curves, write_figure
     from dermtune.leakage import require_no_leakage
+    from dermtune.network_size import size_of
     from dermtune.tails import write_tails
     from dermtune.task import read_task
     from dermtune.training import train_ensemble
 
     out.mkdir(parents=True, exist_ok=True)
-    task = read_task(images, activations, backbone=backbone, seed=seed)
+    task = read_task(images, activations, backbone=backbone, seed=seed, groups=config.weighed_groups)
     require_no_leakage(images)
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
     cross_validation = _cross_validate(config, task, seed=seed, out=out, resume=resume)
     tails, histories = train_ensemble(task, config, seed=seed, resume=resume)
-    write_tails(tails, lineage | cross_validation, out)
+    size = size_of(task.network.trunk, tails[0], input_size=backbone.input_size)
+    write_tails(tails, lineage | cross_validation | {"size": asdict(size)}, out)
     curves = pd.DataFrame([asdict(record) for history in histories for record in history])
     # of an ensemble, the mean of its members, as long as all were training
     whole = curves[curves["epoch"] < min(map(len, histories))]

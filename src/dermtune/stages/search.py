@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 _FIXED = {
     *("epochs", "head_epochs", "patience", "ensemble", "folds", "device"),
 }
+_WORDS = {"mitigation", "groups"}  # no numbers: a search takes them as they are
 
 
 class SearchConfig(Config):
@@ -45,7 +46,7 @@ class SearchConfig(Config):
 
     @model_validator(mode="after")
     def _check_space(self) -> Self:
-        known = set(FinetuneConfig.model_fields) - _FIXED
+        known = set(FinetuneConfig.model_fields) - _FIXED - _WORDS
         if unknown := sorted(self.space.keys() - known):
             raise ValueError(
                 f"space: cannot search {', '.join(unknown)}; what can be: {', '.join(sorted(known))}"
@@ -81,7 +82,7 @@ def search(
     from dermtune.training import train_tail
     from dermtune.trunk import resolve_device
 
-    task = read_task(images, activations, backbone=backbone, seed=seed)
+    task = read_task(images, activations, backbone=backbone, seed=seed, groups=recipe.weighed_groups)
     device = resolve_device(recipe.device, key="finetune.device")
     train = task.train.resident(device)
     if config.part > 1:

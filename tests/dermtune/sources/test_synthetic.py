@@ -14,6 +14,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from dermtune.appearance import lesion_mask
 from dermtune.labels import TASKS
 from dermtune.sources import SourceImage
 from dermtune.sources.synthetic import HEIGHT, WIDTH, synthetic
@@ -66,6 +67,23 @@ def test_images_are_photographs_of_skin(images: list[SourceImage]) -> None:
         assert shown.std() > 10
         red, _, blue = shown.mean((0, 1))
         assert red > blue
+
+
+def test_outlines_are_of_the_lesion_that_is_drawn(images: list[SourceImage]) -> None:
+    """A program that finds lesions by their colour finds them about there."""
+    overlaps = []
+    for image in images[:40]:
+        assert image.mask is not None
+        outline = np.asarray(Image.open(io.BytesIO(image.mask())).convert("L")) > 0
+        assert outline.shape == (HEIGHT, WIDTH)
+        assert 0.01 < outline.mean() < 0.7
+        found = lesion_mask(pixels(image))
+        overlaps.append((outline & found).sum() / (outline | found).sum())
+    assert np.median(overlaps) > 0.7
+    mask = pickle.loads(pickle.dumps(images[3].mask))  # noqa: S301 (our own)
+    assert mask is not None
+    assert mask() == synthetic(lesions=150, seed=SEED)[3].mask()  # type: ignore[misc]
+    assert mask() != images[4].mask()  # type: ignore[misc]
 
 
 def test_skin_tones_run_from_light_to_dark(images: list[SourceImage]) -> None:

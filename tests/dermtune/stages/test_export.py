@@ -16,7 +16,7 @@ from dermtune.stages.export import ExportConfig, export
 from dermtune_bundle import Bundle, Manifest
 from dermtune_bundle.cases import Cases
 
-CONFIG = ExportConfig(gates=GatesConfig(auroc_macro=0.7, balanced_accuracy=0.3))
+CONFIG = ExportConfig(gates=GatesConfig(auroc_macro=0.7, balanced_accuracy=0.3), cost=None)
 Inputs = dict[str, Path]
 
 
@@ -74,7 +74,7 @@ def test_exporting_twice_gives_the_same_version(inputs: Inputs) -> None:
 
 
 def test_each_missed_gate_is_named_with_its_value_interval_and_need(inputs: Inputs) -> None:
-    config = ExportConfig(gates=GatesConfig(auroc_macro=0.95, balanced_accuracy=0.75))
+    config = ExportConfig(gates=GatesConfig(auroc_macro=0.95, balanced_accuracy=0.75), cost=None)
     with pytest.raises(GateError) as caught:
         export(config, **inputs)
     assert str(caught.value) == (
@@ -86,14 +86,14 @@ def test_each_missed_gate_is_named_with_its_value_interval_and_need(inputs: Inpu
 
 
 def test_a_value_at_the_gate_passes(inputs: Inputs) -> None:
-    export(ExportConfig(gates=GatesConfig(auroc_macro=0.9, balanced_accuracy=0.7)), **inputs)
+    export(ExportConfig(gates=GatesConfig(auroc_macro=0.9, balanced_accuracy=0.7), cost=None), **inputs)
     assert inputs["out"].exists()
 
 
 def test_an_undefined_metric_misses_even_a_gate_of_zero(inputs: Inputs) -> None:
     undefined = {"value": None, "low": None, "high": None, "reason": "only one class"}
     change_metrics(inputs, balanced_accuracy=undefined)
-    config = ExportConfig(gates=GatesConfig(auroc_macro=0.0, balanced_accuracy=0.0))
+    config = ExportConfig(gates=GatesConfig(auroc_macro=0.0, balanced_accuracy=0.0), cost=None)
     with pytest.raises(
         GateError, match=r"balanced_accuracy is undefined \(only one class\), at least 0\.000"
     ):

@@ -96,8 +96,10 @@ def test_folds_without_unvaried_images_are_refused(
         _run(params, tmp_path, images=ingested, activations=embedded, folds=2)
 
 
-def test_an_ensemble_with_folds(params: Params, larger: Path, tmp_path: Path) -> None:
-    _run(params, tmp_path, images=larger / "ingest", activations=larger / "embed", ensemble=2, folds=2)
+@pytest.mark.parametrize("mitigation", ["none", "group_dro"])
+def test_an_ensemble_with_folds(params: Params, larger: Path, tmp_path: Path, mitigation: str) -> None:
+    changes = {"ensemble": 2, "folds": 2, "mitigation": mitigation}
+    _run(params, tmp_path, images=larger / "ingest", activations=larger / "embed", **changes)
     out = tmp_path / "out"
     tails = read_tails(out, backbone=params.backbone).tails
     first, second = (next(iter(tail.parameters())) for tail in tails)
@@ -111,3 +113,19 @@ def test_an_ensemble_with_folds(params: Params, larger: Path, tmp_path: Path) ->
     summary = found["auroc_macro"]
     assert summary["mean"] == pytest.approx(folds["auroc_macro"].mean(), abs=1e-5)
     assert summary["low"] < summary["mean"] < summary["high"]
+
+
+@pytest.mark.parametrize("mitigation", ["reweighting", "group_balanced", "group_dro"])
+def test_a_mitigation_trains_another_tail_and_is_told(
+    params: Params, finetuned: Path, ingested: Path, embedded: Path, tmp_path: Path, *, mitigation: str
+) -> None:
+    changes = {"mitigation": mitigation, "groups": "sex", "group_step": 0.5}
+    _run(params, tmp_path, images=ingested, activations=embedded, **changes)
+    out = tmp_path / "out"
+    lineage = json.loads((out / "lineage.json").read_text())
+    assert lineage["finetune"]["mitigation"] == mitigation
+    assert sum(lineage["groups"].values()) == sum(lineage["images"]["train"].values())
+    assert (out / "tails.safetensors").read_bytes() != (finetuned / "tails.safetensors").read_bytes()
+    # what weighs classes is as it was: their frequencies, by which probabilities are put right
+    plain = read_tails(finetuned, backbone=params.backbone)
+    np.testing.assert_array_equal(read_tails(out, backbone=params.backbone).frequencies, plain.frequencies)

@@ -187,7 +187,7 @@ def run_leakage_study(
         leaked,
         test,
         table,
-        params.finetune,
+        params.finetune.model_copy(update={"mitigation": "none"}),  # the leaked images have no groups here
         shares=shares,
         draws=params.evaluate.bootstrap,
         seed=params.seed,

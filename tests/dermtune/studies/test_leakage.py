@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dermtune.params import Params
-from dermtune.study import _Stacked, _to_leave, run_leakage_study
+from dermtune.studies.leakage import _Stacked, _to_leave, run_leakage_study
 from dermtune.task import read_task
 
 

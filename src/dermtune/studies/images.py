@@ -1,0 +1,80 @@
+"""Images of one split and one size in memory, as studies want them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from dermtune.progress import progress
+from dermtune.shards import PackedImages, places
+from dermtune.table import classes_of, read_table
+from dermtune_bundle.decode import resize
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images with their rows of the image table."""
+
+    pixels: NDArray[np.uint8]
+    """(N, S, S, 3)."""
+    labels: NDArray[np.int64]
+    """(N,) places among `classes`."""
+    table: pd.DataFrame
+    """N rows of the image table, numbered from 0."""
+    classes: tuple[str, ...]
+    """K names, as the model's logits have them."""
+
+    @property
+    def lesions(self) -> NDArray[np.object_]:
+        """(N,) lesion of each image."""
+        return self.table["lesion_id"].to_numpy(object)
+
+    def only(self, rows: NDArray[np.integer]) -> "Images":
+        """Some of the images, in the order of `rows` (M,)."""
+        table = self.table.iloc[rows].reset_index(drop=True)
+        return Images(self.pixels[rows], self.labels[rows], table, self.classes)
+
+
+def read_images(
+    folder: Path, split: Literal["train", "val"], size: int, *, most: int | None = None, seed: int = 0
+) -> Images:
+    """Read the images of a split; a study does not see the test split.
+
+    Args:
+        folder: what ingest wrote.
+        split: which.
+        size: side that they are resized to, in pixels.
+        most: at most that many images, drawn so that every class is as often there as it can be.
+        seed: draws them.
+
+    Raises:
+        DataError: the images are missing or damaged.
+    """
+    path = folder / "images.parquet"
+    classes, table = classes_of(read_table(path, split="train")), read_table(path, split=split)
+    labels = np.array([classes.index(label) for label in table["label"]], np.int64)
+    if most is not None:
+        rows = balanced_rows(labels, most, seed=seed)
+        table, labels = table.iloc[rows].reset_index(drop=True), labels[rows]
+    packed = PackedImages(folder)
+    small = (resize(packed.decode(place), size) for place in places(table))
+    pixels = np.stack([*progress(small, f"{split} images", len(table))])
+    return Images(pixels, labels, table, tuple(classes))
+
+
+def balanced_rows(labels: NDArray[np.int64], most: int, *, seed: int) -> NDArray[np.intp]:
+    """Rows of at most some images, rising, the classes as equally often as they can be.
+
+    Args:
+        labels: (N,) class of each image.
+        most: how many rows at most.
+        seed: draws them.
+    """
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(len(labels))
+    # the first of each class come first, then the second of each
+    turns = pd.Series(labels[shuffled]).groupby(labels[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[np.argsort(turns, kind="stable")[:most]])
