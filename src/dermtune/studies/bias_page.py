@@ -131,7 +131,7 @@ def render_bias(
 
 def verdict_on(found: "pd.DataFrame") -> str:
     """A sentence an attribute on its worst group, and one on what is more than chance."""
-    worst = found[(found["group"] == "worst") & found["metric"].isin(["auroc", "sensitivity"])]
+    worst = found[found["group"] == "worst"]
     if worst.empty:
         return "No two groups have enough lesions to be compared."
     changed = worst[worst["mitigation"] != "none"].to_dict("records")
