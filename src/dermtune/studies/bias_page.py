@@ -135,9 +135,11 @@ def verdict_on(found: "pd.DataFrame") -> str:
     if worst.empty:
         return "No two groups have enough lesions to be compared."
     changed = worst[worst["mitigation"] != "none"].to_dict("records")
-    sentences = [_change(row) for row in changed if _is_real(row)] or [
-        "No mitigation changes how well the worst group is served by more than chance."
+    real = [row for row in changed if _is_real(row)]
+    sentences = [_change(row) for row in real if row["change"] > 0] or [
+        "No mitigation serves the worst group better by more than chance."
     ]
+    sentences += [_change(row) for row in real if row["change"] < 0]
     for attribute, part in worst[worst["metric"] == "auroc"].groupby("attribute", sort=False):
         value, which = part.set_index("mitigation")["value"], part.set_index("mitigation")["which"]["none"]
         after = ", ".join(f"{value[name]:.3f} after {TITLES[name]}" for name in [*TITLES][1:])
