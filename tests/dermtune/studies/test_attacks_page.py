@@ -38,9 +38,9 @@ def curves() -> pd.DataFrame:
 def test_the_verdict_says_what_the_smallest_change_does(curves: pd.DataFrame) -> None:
     verdict = verdict_on(curves, POINT, [FINE])
     assert "at most 1/255 of each colour value" in verdict
-    assert "images of mel found from 75% [60%, 90%] to 25% [10%, 40%]" in verdict
-    assert "every check on them passed" in verdict
-    assert "may be blunt (larger eps)" in verdict_on(curves, POINT, [FINE, BLUNT])
+    assert "images of melanoma that are found from 75% [60%, 90%] to 25% [10%, 40%]" in verdict
+    assert "passed every check" in verdict
+    assert "may be blunt (larger eps: failed)" in verdict_on(curves, POINT, [FINE, BLUNT])
 
 
 def test_the_page_escapes_and_tells_what_failed(curves: pd.DataFrame, params: Params) -> None:
