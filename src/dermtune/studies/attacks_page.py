@@ -32,6 +32,8 @@ _CURVES: Final = {
     "noise": ("random pixels, no attack", GREY, ":"),
 }
 _NORMS: Final = ("linf", "l2", "patch")
+_UNSEEN: Final = 2  # grey levels: less than the noise of a camera
+_PRICE: Final = {"AUROC, macro", "Balanced accuracy"}
 
 
 @dataclass(frozen=True)
@@ -158,16 +160,35 @@ def verdict_on(curves: pd.DataFrame, point: OperatingPoint, checks: Sequence[Che
     right, still = found(NAMED, 0), found(NAMED, smallest)
     target = "malignant lesions" if point.target == MALIGNANT else lesion_class(point.target).title.lower()
     failed = [check.name for check in checks if not check.passed]
+    unseen = ", which nobody sees," if smallest <= _UNSEEN else ""
     trust = (
         " The attacks are not blunt: they passed every check."
         if not failed
         else f" But the attacks may be blunt ({'; '.join(failed)}: failed): it may be easier to fool yet."
     )
     return (
-        f"A change of at most {smallest:g}/255 of each colour value, which nobody sees, brings the share of"
+        f"A change of at most {smallest:g}/255 of each colour value{unseen} brings the share of"
         f" images of {target} that are found from {_percent(before)} to {_percent(after)}, and that of images"
         f" named rightly from {right['value']:.0%} to {still['value']:.0%}.{trust}"
     )
+
+
+def verdict_on_hardening(price: pd.DataFrame) -> str:
+    """What training against attacks bought under attack, and what it cost without.
+
+    Args:
+        price: as `hardening.measure_hardening` gives it, with rows.
+    """
+    own = price[(price["model"] == "attacked") & price["value"].notna()]
+    told = {
+        kind: "; ".join(
+            f"{row.metric}: {row.shipped:.3f} before, {row.value:.3f} after"
+            for row in own[own["images"] == kind].itertuples()
+            if kind == "attacked" or row.metric in _PRICE
+        )
+        for kind in ("attacked", "clean")
+    }
+    return f"Under attack: {told['attacked']}. Without one: {told['clean']}."
 
 
 def _percent(row: Mapping[str, Any]) -> str:
@@ -218,6 +239,7 @@ def render_attacks(
         "checks": checks,
         "config": config,
         "hardening": price.to_dict("records"),
+        "hardened": verdict_on_hardening(price) if len(price) else "",
         "note": note,
         "notice": NOTICE,
         "png": figure,
