@@ -52,7 +52,11 @@ def test_the_projects_params_are_possible(monkeypatch: pytest.MonkeyPatch) -> No
     [
         (r"\n  lr: [\d.]+", "\n  lr: fast", "error: params.yaml: finetune.lr: "),
         (r"\n  lr: ", "\n  rate: ", "error: params.yaml: finetune.lr: missing; finetune.rate: unknown key\n"),
-        (r"cut: \d", "cut: 8", "error: backbone.cut: tf_efficientnet_lite0 has 7 blocks, so at most "),
+        (
+            r"\n  cut: \d",
+            "\n  cut: 8",
+            "error: backbone.cut: tf_efficientnet_lite0 has 7 blocks, so at most ",
+        ),
         (r"tf_efficientnet_lite0", "lite0", "error: backbone.name: timm has no model 'lite0'"),
         (r"seed: \d+", "seed: [1", "error: params.yaml: not valid YAML: "),
     ],

@@ -149,7 +149,8 @@ def _hardening(
 
     def measure() -> list[dict[str, Any]]:
         most = config.hardening.images
-        train = read_images(images, "train", contract.input.size, most=most, seed=params.seed)
+        size = contract.input.size
+        train = read_images(images, "train", size, most=most, balanced=False, seed=params.seed)
         return measure_hardening(trained, contract, train, val, rows=rows, params=params).to_dict("records")  # type: ignore[return-value]
 
     return pd.DataFrame(kept.get("hardening", measure) if config.hardening.epochs else [])

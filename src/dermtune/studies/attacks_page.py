@@ -12,6 +12,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from dermtune.figures import BLUE, GREEN, GREY, VERMILION, note_below, styled
+from dermtune.labels import lesion_class
 from dermtune.page import render_page
 from dermtune.studies import AttacksConfig
 from dermtune.studies.adversary import NAMED
@@ -24,13 +25,15 @@ TITLES: Final = {
     "patch": "a square in the corner, share of the side",
 }
 _CURVES: Final = {
-    "noise": ("random pixels, no attack", GREY, ":"),
-    "square": ("black box (Square)", GREEN, "-."),
-    "fgsm": ("one step (FGSM)", "#56B4E9", "--"),
-    "pgd": ("many steps (PGD)", BLUE, "--"),
     "strongest": ("strongest", VERMILION, "-"),
+    "pgd": ("many steps (PGD)", BLUE, ":"),
+    "fgsm": ("one step (FGSM)", "#56B4E9", "--"),
+    "square": ("black box (Square)", GREEN, "-."),
+    "noise": ("random pixels, no attack", GREY, ":"),
 }
 _NORMS: Final = ("linf", "l2", "patch")
+_UNSEEN: Final = 2  # grey levels: less than the noise of a camera
+_PRICE: Final = {"AUROC, macro", "Balanced accuracy"}
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,18 @@ def _panel(axes: Axes, own: pd.DataFrame) -> None:
         if not len(rows):
             continue
         places = np.array([sizes.index(eps) for eps in rows["eps"]])
+        values = rows["value"].astype(float)
+        # the strongest below, and wider: it often is one of the others
+        width = 3.2 if name == "strongest" else 1.4
         axes.plot(
-            places, rows["value"].astype(float), line, color=colour, marker="o", markersize=3.5, label=label
+            places,
+            values,
+            line,
+            color=colour,
+            linewidth=width,
+            marker="o",
+            markersize=width + 1.6,
+            label=label,
         )
         if name in {"strongest", "square", "noise"}:
             low, high = (rows[end].astype(float) for end in ("low", "high"))
@@ -145,18 +158,37 @@ def verdict_on(curves: pd.DataFrame, point: OperatingPoint, checks: Sequence[Che
 
     before, after = found(point.name, 0), found(point.name, smallest)
     right, still = found(NAMED, 0), found(NAMED, smallest)
-    target = "malignant lesions" if point.target == MALIGNANT else f"images of {point.target}"
+    target = "malignant lesions" if point.target == MALIGNANT else lesion_class(point.target).title.lower()
     failed = [check.name for check in checks if not check.passed]
+    unseen = ", which nobody sees," if smallest <= _UNSEEN else ""
     trust = (
-        " The attacks are no blunt ones: every check on them passed."
+        " The attacks are not blunt: they passed every check."
         if not failed
-        else f" But the attacks may be blunt ({'; '.join(failed)}): the model may be easier still to fool."
+        else f" But the attacks may be blunt ({'; '.join(failed)}: failed): it may be easier to fool yet."
     )
     return (
-        f"A change of at most {smallest:g}/255 of each colour value, which nobody sees, brings the share of"
-        f" {target} found from {_percent(before)} to {_percent(after)}, and that of images named rightly from"
-        f" {right['value']:.0%} to {still['value']:.0%}.{trust}"
+        f"A change of at most {smallest:g}/255 of each colour value{unseen} brings the share of"
+        f" images of {target} that are found from {_percent(before)} to {_percent(after)}, and that of images"
+        f" named rightly from {right['value']:.0%} to {still['value']:.0%}.{trust}"
     )
+
+
+def verdict_on_hardening(price: pd.DataFrame) -> str:
+    """What training against attacks bought under attack, and what it cost without.
+
+    Args:
+        price: as `hardening.measure_hardening` gives it, with rows.
+    """
+    own = price[(price["model"] == "attacked") & price["value"].notna()]
+    told = {
+        kind: "; ".join(
+            f"{row.metric}: {row.shipped:.3f} before, {row.value:.3f} after"
+            for row in own[own["images"] == kind].itertuples()
+            if kind == "attacked" or row.metric in _PRICE
+        )
+        for kind in ("attacked", "clean")
+    }
+    return f"Under attack: {told['attacked']}. Without one: {told['clean']}."
 
 
 def _percent(row: Mapping[str, Any]) -> str:
@@ -196,7 +228,7 @@ def render_attacks(
     for decision, title in titles.items():
         for norm in _NORMS:
             own = curves[(curves["decision"] == decision) & (curves["norm"] == norm)]
-            shown = [name for name in reversed(_CURVES) if (own["attack"] == name).any()]
+            shown = [name for name in _CURVES if (own["attack"] == name).any()]
             sizes = sorted(own["eps"].unique())
             cells = own.set_index(["attack", "eps"])
             lines = [
@@ -207,6 +239,7 @@ def render_attacks(
         "checks": checks,
         "config": config,
         "hardening": price.to_dict("records"),
+        "hardened": verdict_on_hardening(price) if len(price) else "",
         "note": note,
         "notice": NOTICE,
         "png": figure,

@@ -131,13 +131,15 @@ def render_bias(
 
 def verdict_on(found: "pd.DataFrame") -> str:
     """A sentence an attribute on its worst group, and one on what is more than chance."""
-    worst = found[(found["group"] == "worst") & found["metric"].isin(["auroc", "sensitivity"])]
+    worst = found[found["group"] == "worst"]
     if worst.empty:
         return "No two groups have enough lesions to be compared."
     changed = worst[worst["mitigation"] != "none"].to_dict("records")
-    sentences = [_change(row) for row in changed if _is_real(row)] or [
-        "No mitigation changes how well the worst group is served by more than chance."
+    real = [row for row in changed if _is_real(row)]
+    sentences = [_change(row) for row in real if row["change"] > 0] or [
+        "No mitigation serves the worst group better by more than chance."
     ]
+    sentences += [_change(row) for row in real if row["change"] < 0]
     for attribute, part in worst[worst["metric"] == "auroc"].groupby("attribute", sort=False):
         value, which = part.set_index("mitigation")["value"], part.set_index("mitigation")["which"]["none"]
         after = ", ".join(f"{value[name]:.3f} after {TITLES[name]}" for name in [*TITLES][1:])

@@ -7,7 +7,7 @@ free, algorithm 3.
 import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +31,7 @@ from dermtune.studies.adversary import (
     Decision,
     Flagging,
     Naming,
+    Norm,
     Pixels,
     Scores,
     attack,
@@ -263,30 +264,32 @@ def measure_hardening(
 def _under_attack(
     trained: TrainedTails, contract: Contract, images: Images, config: AttacksConfig, params: "Params"
 ) -> dict[str, Sampled]:
-    """Accuracy, and sensitivity at the first point, under PGD at the two smallest eps; torch judges."""
+    """Accuracy and the first point's sensitivity under PGD, of which torch judges what came.
+
+    By the smallest eps in L-inf, and the middle one in L2, by which a file can hold still smaller changes.
+    """
     (point, *_), scores = contract.operating_points, Scores(trained, contract)
-    decisions = (
-        (naming(contract, images.labels), Naming(scores, contract), len(contract.classes), "Accuracy"),
-        (
-            flagging(contract, images.labels, point),
-            Flagging(scores, contract, point),
-            2,
-            f"Sensitivity, {point.name}",
-        ),
-    )
+    named = naming(contract, images.labels), Naming(scores, contract), len(contract.classes), "Accuracy"
+    flagged = flagging(contract, images.labels, point), Flagging(scores, contract, point), 2
+    linf, l2 = config.linf[0], config.l2[len(config.l2) // 2]
     metrics = {}
-    for decision, module, classes, name in decisions:
-        for eps in config.linf[:2]:
-            right = stands(
-                decision,
-                module,
-                images.pixels,
-                eps=eps,
-                classes=classes,
-                steps=config.steps,
-                seed=params.seed,
-            )
-            metrics[f"{name}, PGD at {eps}/255"] = share(right, decision.right >= 0)
+    tried: tuple[tuple[Any, Norm, float, str], ...] = (
+        (named, "linf", linf, f"PGD, L∞, {linf}/255"),
+        (named, "l2", l2, f"PGD, L2, {l2:g}"),
+        ((*flagged, f"Sensitivity, {point.name}"), "l2", l2, f"PGD, L2, {l2:g}"),
+    )
+    for (decision, module, classes, name), norm, eps, title in tried:
+        right = stands(
+            decision,
+            module,
+            images.pixels,
+            norm=norm,
+            eps=eps,
+            classes=classes,
+            steps=config.steps,
+            seed=params.seed,
+        )
+        metrics[f"{name}, {title}"] = share(right, decision.right >= 0)
     groups = images.table["group_id"].to_numpy(object)
     return resample(metrics, groups, draws=params.evaluate.bootstrap, rng=np.random.default_rng(params.seed))
 
@@ -296,12 +299,13 @@ def stands(
     module: nn.Module,
     pixels: Pixels,
     *,
+    norm: Norm,
     eps: float,
     classes: int,
     steps: int,
     seed: int,
 ) -> NDArray[np.bool_]:
-    """Which images (N,) are decided rightly, and still are after PGD in L-inf; the module judges itself."""
+    """Which images (N,) are decided rightly, and still are after PGD; the module judges itself."""
 
     def right(rows: NDArray[np.intp], images: Pixels) -> NDArray[np.bool_]:
         with torch.inference_mode():
@@ -317,7 +321,7 @@ def stands(
             module,
             pixels[rows],
             decision.right[rows],
-            norm="linf",
+            norm=norm,
             eps=eps,
             classes=classes,
             steps=steps,

@@ -39,7 +39,13 @@ class Images:
 
 
 def read_images(
-    folder: Path, split: Literal["train", "val"], size: int, *, most: int | None = None, seed: int = 0
+    folder: Path,
+    split: Literal["train", "val"],
+    size: int,
+    *,
+    most: int | None = None,
+    balanced: bool = True,
+    seed: int = 0,
 ) -> Images:
     """Read the images of a split; a study does not see the test split.
 
@@ -47,7 +53,8 @@ def read_images(
         folder: what ingest wrote.
         split: which.
         size: side that they are resized to, in pixels.
-        most: at most that many images, drawn so that every class is as often there as it can be.
+        most: at most that many images.
+        balanced: are they drawn so that every class is as often there as it can be, or as they come?
         seed: draws them.
 
     Raises:
@@ -57,7 +64,7 @@ def read_images(
     classes, table = classes_of(read_table(path, split="train")), read_table(path, split=split)
     labels = np.array([classes.index(label) for label in table["label"]], np.int64)
     if most is not None:
-        rows = balanced_rows(labels, most, seed=seed)
+        rows = balanced_rows(labels if balanced else np.zeros_like(labels), most, seed=seed)
         table, labels = table.iloc[rows].reset_index(drop=True), labels[rows]
     packed = PackedImages(folder)
     small = (resize(packed.decode(place), size) for place in places(table))

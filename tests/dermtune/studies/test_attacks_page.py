@@ -37,16 +37,20 @@ def curves() -> pd.DataFrame:
 
 def test_the_verdict_says_what_the_smallest_change_does(curves: pd.DataFrame) -> None:
     verdict = verdict_on(curves, POINT, [FINE])
-    assert "at most 1/255 of each colour value" in verdict
-    assert "images of mel found from 75% [60%, 90%] to 25% [10%, 40%]" in verdict
-    assert "every check on them passed" in verdict
-    assert "may be blunt (larger eps)" in verdict_on(curves, POINT, [FINE, BLUNT])
+    assert "at most 1/255 of each colour value, which nobody sees, brings" in verdict
+    coarse = curves.assign(eps=curves["eps"] * 30)
+    assert "at most 30/255 of each colour value brings" in verdict_on(coarse, POINT, [FINE])
+    assert "images of melanoma that are found from 75% [60%, 90%] to 25% [10%, 40%]" in verdict
+    assert "passed every check" in verdict
+    assert "may be blunt (larger eps: failed)" in verdict_on(curves, POINT, [FINE, BLUNT])
 
 
 def test_the_page_escapes_and_tells_what_failed(curves: pd.DataFrame, params: Params) -> None:
     price = pd.DataFrame(
-        [{"images": "clean", "metric": "AUROC, macro", "model": "attacked", "shipped": 0.9, "value": 0.8}
-        | {"difference": -0.1, "low": -0.15, "high": None}]
+        [{"images": kind, "metric": metric, "model": model, "shipped": 0.9, "value": value}
+        | {"difference": value - 0.9, "low": -0.15, "high": None}
+        for model in ("unchanged", "attacked")
+        for kind, metric, value in (("clean", "AUROC, macro", 0.8), ("attacked", "Accuracy, PGD", 0.95))]
     )  # fmt: skip
     page = render_attacks(
         curves,
@@ -62,7 +66,9 @@ def test_the_page_escapes_and_tells_what_failed(curves: pd.DataFrame, params: Pa
     assert "&lt;more&gt; steps" in page
     assert "&lt;verdict&gt;" in page
     assert page.count('class="failed"') == 1
-    assert "-0.100" in page
+    assert page.count("-0.100") == 2
+    assert "Under attack: Accuracy, PGD: 0.900 before, 0.950 after." in page
+    assert "Without one: AUROC, macro: 0.900 before, 0.800 after." in page
     assert "None" not in page
     assert "What it looks like" not in page
 

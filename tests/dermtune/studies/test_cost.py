@@ -17,10 +17,9 @@ STAGES = ["ingest", "augment", "embed", "finetune", "calibrate", "evaluate", "ex
 def small(params: Params) -> Params:
     return params.model_copy(
         update={
-            "ingest": params.ingest.model_copy(update={"synthetic_lesions": 60}),
             "augment": params.augment.model_copy(update={"views": 1}),
-            "backbone": params.backbone.model_copy(update={"input_size": 64}),
             "finetune": params.finetune.model_copy(update={"epochs": 1}),
+            "evaluate": params.evaluate.model_copy(update={"bootstrap": 100}),
         }
     )
 

@@ -131,8 +131,8 @@ def test_what_is_wrong_at_once_does_not_stand_and_nothing_stands_a_change_withou
     with torch.inference_mode():
         right = module(torch.from_numpy(val.pixels).float()).argmax(1).numpy() == val.labels
     size = {"classes": len(contract.classes), "steps": 6, "seed": 1}
-    little = stands(decision, module, val.pixels, eps=1, **size)
-    all_of_it = stands(decision, module, val.pixels, eps=128, **size)
+    little = stands(decision, module, val.pixels, norm="linf", eps=1, **size)
+    all_of_it = stands(decision, module, val.pixels, norm="linf", eps=128, **size)
     assert not (little & ~right).any()
     assert all_of_it.sum() <= 1
 
@@ -151,10 +151,9 @@ def test_the_price_names_each_metric_for_both_trainings(
     assert {"AUROC, macro", "Balanced accuracy", "Specificity, mel"} <= set(clean["metric"])
     after = found[(found["images"] == "attacked") & (found["model"] == "attacked")]
     assert after["metric"].tolist() == [
-        "Accuracy, PGD at 1/255",
-        "Accuracy, PGD at 2/255",
-        "Sensitivity, mel, PGD at 1/255",
-        "Sensitivity, mel, PGD at 2/255",
+        "Accuracy, PGD, L∞, 1/255",
+        "Accuracy, PGD, L2, 0.2",
+        "Sensitivity, mel, PGD, L2, 0.2",
     ]
     told = found.dropna(subset=["difference"])
     pd.testing.assert_series_equal(told["difference"], told["value"] - told["shipped"], check_names=False)
