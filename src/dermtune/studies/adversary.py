@@ -39,7 +39,7 @@ WHITE_BOX: Final[dict[Norm, tuple[str, ...]]] = {
 NAMED: Final = "class named"
 """The decision that is no operating point; none can be called so."""
 GREY_LEVELS: Final = 255
-_BATCH = 16
+_BATCH = 4  # larger ones spend their time on asking the system for memory
 _LEAST_FOR_RATIO = 3  # classes; the difference of logits is divided by that of the first and the third
 _STRIDE = 2.5  # steps of PGD in all, in units of eps: it can cross from one side to the other
 _CERTAIN = 1e-6
