@@ -47,6 +47,11 @@ class Trunk(nn.Module):
         activations: Tensor = self.units((image - self.mean) / self.std)
         return activations
 
+    def followed_by(self, units: list[nn.Module]) -> "Trunk":
+        """This trunk with more behind it, which is frozen too."""
+        mean, std = ((scale.flatten() / 255).tolist() for scale in (self.mean, self.std))
+        return Trunk([*self.units, *units], tuple(mean), tuple(std))
+
     def output_shape(self, input_size: int) -> tuple[int, ...]:
         """(C, h, w) of the activations of an image of `input_size` pixels; the trunk is on the CPU."""
         with torch.inference_mode():

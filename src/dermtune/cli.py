@@ -320,6 +320,27 @@ def search(
         click.echo(f"{params}: the best values are written; `dvc repro` trains with them")
 
 
+def _made_by(name: str, stage: str) -> Callable[[F], F]:
+    return click.option(
+        name, type=Folder, default=f"data/{stage}", show_default=True, help=f"What {stage} wrote."
+    )
+
+
+def _kept(study: str) -> Callable[[F], F]:
+    return click.option(
+        "--checkpoint",
+        type=Folder,
+        default=f"data/checkpoints/{study}.json",
+        show_default=True,
+        help="File that keeps what is measured, so that a study that was broken off goes on.",
+    )
+
+
+def _study_out(study: str) -> Callable[[F], F]:
+    default = f"data/study/{study}"
+    return click.option("--out", type=Folder, default=default, show_default=True, help="Folder to write.")
+
+
 @cli.group()
 def study() -> None:
     """Studies beside the pipeline: they cost trainings, and change nothing."""
@@ -349,15 +370,9 @@ def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, 
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option(
-    "--checkpoint",
-    type=Folder,
-    default="data/checkpoints/transfer.json",
-    show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
-)
-@click.option("--out", type=Folder, default="data/study/transfer", show_default=True, help="Folder to write.")
+@_made_by("--images", "ingest")
+@_kept("transfer")
+@_study_out("transfer")
 def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
     """What does transfer buy? Eight networks learn the same task, from fewer and from more lesions.
 
@@ -375,58 +390,57 @@ def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
 
 @study.command()
 @_params
-@click.option(
-    "--splits",
-    type=Folder,
-    default="data/splits.csv",
-    show_default=True,
-    help="File of kept splits, as ingest takes it.",
-)
-@click.option(
-    "--key",
-    type=Folder,
-    default="data/patients.key",
-    show_default=True,
-    help="File of the key, as ingest takes it.",
-)
-@click.option(
-    "--checkpoint",
-    type=Folder,
-    default="data/checkpoints/cost",
-    show_default=True,
-    help="Folder in which the stages run, removed at the end; a study that was broken off goes on there.",
-)
-@click.option("--out", type=Folder, default="data/study/cost", show_default=True, help="Folder to write.")
-def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> None:
-    """What does the model cost? Runs each stage once more, under a meter.
+@_made_by("--images", "ingest")
+@_made_by("--tails", "finetune")
+@_kept("robustness")
+@_study_out("robustness")
+def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: Path) -> None:
+    """What is lost when a picture is bad, or the camera moves? And what does augmentation buy?
 
-    Time, energy and CO2 of each, multiply-adds and parameters frozen and trained. Takes as long as the whole
-    pipeline; the stages' own outputs stay as they are. The model card tells it from the next export on:
+    Validation images are spoiled in thirteen ways at five severities (hair, ink, blur, JPEG, another
+    dermatoscope, …) and moved by pixels, degrees and per cent. Asked are the trained tails, a tail trained
+    without augmentation, and a linear probe. Writes tables, a figure and a page, robustness.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.robustness import run_robustness_study
 
-    \b
-      dermtune study cost
-      dvc repro --single-item --force export
-    """  # noqa: D301 (click's mark of lines to be left as they are)
-    choices = _read_params(params)
-    from dermtune.studies.cost import run_cost_study
-
-    costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
-    for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
-        click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
-    click.echo(f"{out / 'cost.html'}")
+    tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
+    for row in tables["errors"].itertuples():
+        click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
+    click.echo(f"{out / 'robustness.html'}")
 
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option(
-    "--checkpoint",
-    type=Folder,
-    default="data/checkpoints/bias.json",
-    show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
-)
-@click.option("--out", type=Folder, default="data/study/bias", show_default=True, help="Folder to write.")
+@_made_by("--images", "ingest")
+@_made_by("--tails", "finetune")
+@_made_by("--model", "calibrate")
+@_kept("attacks")
+@_study_out("attacks")
+def attacks(params: Path, images: Path, tails: Path, model: Path, checkpoint: Path, out: Path) -> None:
+    """How small a change makes the model err? Attacks model.onnx with images changed as little as it takes.
+
+    Attacks that know the network, one that only asks it, and a patch; then checks that the attacks are no
+    blunt ones, and what training against them buys and costs (study.attacks.hardening). Writes tables,
+    pictures of changed validation images, a figure and a page, attacks.html.
+    """
+    choices = _read_params(params, network=False)
+    from dermtune.studies.attacks import run_attacks_study
+
+    curves = run_attacks_study(
+        choices, images=images, tails=tails, model=model, checkpoint=checkpoint, out=out
+    )
+    strongest = curves[(curves["attack"] == "strongest") & (curves["norm"] == "linf")]
+    for row in strongest.itertuples():
+        click.echo(f"{row.decision:16} {row.eps:3g}/255: {row.value:.0%} of {row.images} stay right")
+    click.echo(f"{out / 'attacks.html'}")
+
+
+@study.command()
+@_params
+@_made_by("--images", "ingest")
+@_kept("bias")
+@_study_out("bias")
 def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
     """Whom does the network serve worse, and do reweighting, balanced sampling or group DRO change it?
 
@@ -447,24 +461,14 @@ def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
-@click.option(
-    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
-)
+@_made_by("--images", "ingest")
+@_made_by("--tails", "finetune")
+@_made_by("--model", "calibrate")
 @click.option(
     "--image", help="To follow through the layers: an id of a training or validation image, or a file."
 )
-@click.option(
-    "--checkpoint",
-    type=Folder,
-    default="data/checkpoints/microscope.json",
-    show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
-)
-@click.option(
-    "--out", type=Folder, default="data/study/microscope", show_default=True, help="Folder to write."
-)
+@_kept("microscope")
+@_study_out("microscope")
 def microscope(
     params: Path, images: Path, tails: Path, model: Path, image: str | None, checkpoint: Path, out: Path
 ) -> None:
@@ -494,19 +498,11 @@ def microscope(
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option(
-    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
-)
-@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
-@click.option(
-    "--checkpoint",
-    type=Folder,
-    default="data/checkpoints/where.json",
-    show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
-)
-@click.option("--out", type=Folder, default="data/study/where", show_default=True, help="Folder to write.")
+@_made_by("--images", "ingest")
+@_made_by("--model", "calibrate")
+@_made_by("--tails", "finetune")
+@_kept("where")
+@_study_out("where")
 def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path, out: Path) -> None:
     """Where does the network look? Its maps against outlines of the lesions, and against blind maps.
 
@@ -534,66 +530,45 @@ def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
 @click.option(
-    "--checkpoint",
+    "--splits",
     type=Folder,
-    default="data/checkpoints/robustness.json",
+    default="data/splits.csv",
     show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
+    help="File of kept splits, as ingest takes it.",
 )
 @click.option(
-    "--out", type=Folder, default="data/study/robustness", show_default=True, help="Folder to write."
-)
-def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: Path) -> None:
-    """What is lost when a picture is bad, or the camera moves? And what does augmentation buy?
-
-    Validation images are spoiled in thirteen ways at five severities (hair, ink, blur, JPEG, another
-    dermatoscope, …) and moved by pixels, degrees and per cent. Asked are the trained tails, a tail trained
-    without augmentation, and a linear probe. Writes tables, a figure and a page, robustness.html.
-    """
-    choices = _read_params(params, network=False)
-    from dermtune.studies.robustness import run_robustness_study
-
-    tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
-    for row in tables["errors"].itertuples():
-        click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
-    click.echo(f"{out / 'robustness.html'}")
-
-
-@study.command()
-@_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option("--tails", type=Folder, default="data/finetune", show_default=True, help="What finetune wrote.")
-@click.option(
-    "--model", type=Folder, default="data/calibrate", show_default=True, help="What calibrate wrote."
+    "--key",
+    type=Folder,
+    default="data/patients.key",
+    show_default=True,
+    help="File of the key, as ingest takes it.",
 )
 @click.option(
     "--checkpoint",
     type=Folder,
-    default="data/checkpoints/attacks.json",
+    default="data/checkpoints/cost",
     show_default=True,
-    help="File that keeps what is measured, so that a study that was broken off goes on.",
+    help="Folder in which the stages run, removed at the end; a study that was broken off goes on there.",
 )
-@click.option("--out", type=Folder, default="data/study/attacks", show_default=True, help="Folder to write.")
-def attacks(params: Path, images: Path, tails: Path, model: Path, checkpoint: Path, out: Path) -> None:
-    """How small a change makes the model err? Attacks model.onnx with images changed as little as it takes.
+@_study_out("cost")
+def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> None:
+    """What does the model cost? Runs each stage once more, under a meter.
 
-    Attacks that know the network, one that only asks it, and a patch; then checks that the attacks are no
-    blunt ones, and what training against them buys and costs (study.attacks.hardening). Writes tables,
-    pictures of changed validation images, a figure and a page, attacks.html.
-    """
-    choices = _read_params(params, network=False)
-    from dermtune.studies.attacks import run_attacks_study
+    Time, energy and CO2 of each, multiply-adds and parameters frozen and trained. Takes as long as the whole
+    pipeline; the stages' own outputs stay as they are. The model card tells it from the next export on:
 
-    curves = run_attacks_study(
-        choices, images=images, tails=tails, model=model, checkpoint=checkpoint, out=out
-    )
-    strongest = curves[(curves["attack"] == "strongest") & (curves["norm"] == "linf")]
-    for row in strongest.itertuples():
-        click.echo(f"{row.decision:16} {row.eps:3g}/255: {row.value:.0%} of {row.images} stay right")
-    click.echo(f"{out / 'attacks.html'}")
+    \b
+      dermtune study cost
+      dvc repro --single-item --force export
+    """  # noqa: D301 (click's mark of lines to be left as they are)
+    choices = _read_params(params)
+    from dermtune.studies.cost import run_cost_study
+
+    costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
+    for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
+        click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
+    click.echo(f"{out / 'cost.html'}")
 
 
 @cli.command()

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -11,10 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from dermtune.appearance import Appearance, appearance, lesion_mask, unpack_mask
+from dermtune.errors import DataError
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place
 from dermtune.shortcuts import VARIANTS, activation_inside
+from dermtune_bundle.errors import BundleError
 from dermtune_bundle.graph import Graph, GraphOutput
+from dermtune_bundle.manifest import Contract
 from dermtune_bundle.quality import Quality, measure_quality
 
 R = TypeVar("R")
@@ -42,6 +46,28 @@ class Looked:
         part = self.embeddings[:, -features:]
         unit: NDArray[np.float32] = part / np.linalg.norm(part, axis=1, keepdims=True)
         return unit
+
+
+def read_model(folder: Path, *, threads: int = 1) -> tuple[Graph, Contract]:
+    """Read what calibrate wrote: the deployable graph, and what its numbers mean.
+
+    Args:
+        folder: holds model.onnx and model.json.
+        threads: of the graph; 0: one a core.
+
+    Raises:
+        DataError: one of them is missing or damaged, or they do not belong together.
+    """
+    try:
+        graph = Graph.open(folder / "model.onnx", threads=threads)
+        contract = Contract.parse((folder / "model.json").read_bytes(), source=str(folder / "model.json"))
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
+    except BundleError as error:
+        raise DataError(f"{error}; re-run calibrate") from error
+    if graph.num_classes != len(contract.classes):
+        raise DataError(f"{folder}: model.onnx and model.json disagree on the classes; re-run calibrate")
+    return graph, contract
 
 
 def look_at_images(

@@ -14,6 +14,7 @@ from torch import nn
 from dermtune.backbone import Tail, Trunk, load_backbone, weights_fingerprint
 from dermtune.config import BackboneConfig
 from dermtune.errors import DataError
+from dermtune.table import table_sha256
 from dermtune.training import frequencies_of
 from dermtune_bundle.files import atomic_path
 
@@ -57,20 +58,29 @@ def write_tails(tails: list[Tail], lineage: dict[str, Any], folder: Path) -> Non
         temporary.write_text(json.dumps(lineage, indent=2) + "\n", encoding="utf-8")
 
 
-def read_tails(folder: Path, *, backbone: BackboneConfig) -> TrainedTails:
+def read_tails(folder: Path, *, backbone: BackboneConfig, images: Path | None = None) -> TrainedTails:
     """Read what `write_tails` wrote, behind the trunk that they were trained behind.
+
+    Args:
+        folder: where to.
+        backbone: of the trunk.
+        images: what ingest wrote, where the tails must have learned from its training images.
 
     Raises:
         ConfigError: the backbone cannot be loaded or cut.
-        DataError: they are missing, damaged, or were trained behind another trunk.
+        DataError: they are missing, damaged, or were trained behind another trunk or on another image table.
     """
     try:
         lineage = json.loads((folder / LINEAGE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS)
         count = lineage["finetune"]["ensemble"]
         classes, trunk_sha256 = lineage["images"]["train"], lineage["activations"]["weights_sha256"]
+        images_sha256 = lineage["images_sha256"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder}: no trained tails, or damaged ones; re-run finetune") from error
+    if images is not None and images_sha256 != table_sha256(images):
+        # another split: what validates here may have been training there
+        raise DataError(f"{folder}: trained on another image table than that of {images}; re-run finetune")
     network = load_backbone(backbone)
     if weights_fingerprint(network.trunk) != trunk_sha256:
         raise DataError(f"{folder}: trained behind another trunk than that of backbone; re-run finetune")

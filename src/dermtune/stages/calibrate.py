@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import BackboneConfig, Config
-from dermtune.errors import DataError
 from dermtune.goals import Goal, Method, Name
 from dermtune.labels import lesion_class
 from dermtune.leakage import EMBEDDINGS
 from dermtune.shards import PackedImages, create_array, places
-from dermtune.table import read_table, table_sha256
+from dermtune.table import read_table
 from dermtune_bundle.cases import CASE_FILES
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
@@ -78,9 +77,7 @@ def calibrate(
     from dermtune.tails import read_tails
 
     out.mkdir(parents=True, exist_ok=True)
-    trained = read_tails(tails, backbone=backbone)
-    if trained.lineage["images_sha256"] != table_sha256(images):
-        raise DataError(f"{tails}: trained on another image table than that of {images}; re-run finetune")
+    trained = read_tails(tails, backbone=backbone, images=images)
     classes = trained.classes
     known = [lesion_class(name) for name in classes]
     malignant = tuple(one.malignant for one in known)

@@ -17,11 +17,12 @@ from pydantic import AfterValidator, Field
 
 from dermtune.appearance import MASKS
 from dermtune.config import Config
+from dermtune.csv_tables import write_tables
 from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
 from dermtune.fingerprint import file_sha256
 from dermtune.goals import require_target
-from dermtune.inference import look_at_images, probe_images
+from dermtune.inference import look_at_images, probe_images, read_model
 from dermtune.leakage import EMBEDDINGS, PRINTS, look_alikes, require_no_leakage
 from dermtune.memory import Memory
 from dermtune.shards import PackedImages, open_array, places
@@ -29,7 +30,6 @@ from dermtune.splits import group_images, group_names, join_pairs
 from dermtune.stages.ingest import IngestConfig, read_source
 from dermtune.table import check_table, read_table, table_sha256
 from dermtune_bundle.bundle import MODEL, Bundle
-from dermtune_bundle.errors import BundleError
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Contract
@@ -56,7 +56,7 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
     """
     require_no_leakage(images)
     table = read_table(images / "images.parquet")
-    graph, contract = _load(model)
+    graph, contract = read_model(model)
     if contract.lineage.get("images_sha256") != table_sha256(images):
         # another split: what is test here may have been training there
         raise DataError(f"{model}: trained on another image table than that of {images}; re-run calibrate")
@@ -216,9 +216,7 @@ def _measure(
         pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
             temporary, index=False
         )
-    for name, rows in (evaluation.tables() | {"look_alikes": alike}).items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(evaluation.tables() | {"look_alikes": alike}, out)
     for name, png in pngs.items():
         _write(out / f"{name}.png", png)
     for name, content in (("metrics.json", metrics), ("headline.json", headline(metrics))):
@@ -243,19 +241,6 @@ def _summary(images: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return {"copies": counted.get("copies", 0), "told": told.to_dict("records")}
-
-
-def _load(model: Path) -> tuple[Graph, Contract]:
-    try:
-        graph = Graph((model / "model.onnx").read_bytes(), name=str(model / "model.onnx"), threads=1)
-        contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
-    except BundleError as error:
-        raise DataError(f"{error}; re-run calibrate") from error
-    if graph.num_classes != len(contract.classes):
-        raise DataError(f"{model}: model.onnx and model.json disagree on the classes; re-run calibrate")
-    return graph, contract
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import Field, model_validator
 
 from dermtune.config import BackboneConfig, Config
+from dermtune.csv_tables import write_tables
 from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint
 from dermtune.recipe import FinetuneConfig
@@ -136,8 +137,7 @@ def search(
     )
     best = best_values(study, config.space)
     trials = trials_table(study)
-    with atomic_path(out / "trials.csv") as temporary:
-        trials.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"trials": trials}, out)
     with atomic_path(out / "best.json") as temporary:
         temporary.write_text(json.dumps(best, indent=2) + "\n", encoding="utf-8")
     write_figure(trial_history(trials), out / "history.png")

@@ -22,6 +22,8 @@ class TransferConfig(Config):
 
     input_size: Annotated[int, Field(ge=32, le=1024)]
     """Side of the images that all of them see, in pixels; what is trained whole takes time as its square."""
+    images: Annotated[int, Field(ge=50)]
+    """At most, of training, as they come; of validation at most half as many."""
     shares: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2)]
     """Of the training lesions, rising to 1."""
     seeds: Annotated[int, Field(ge=2, le=50)]

@@ -7,7 +7,6 @@ is not read.
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +16,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from dermtune.errors import ConfigError, DataError
+from dermtune.csv_tables import write_tables
+from dermtune.errors import ConfigError
 from dermtune.figures import to_png
 from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.metrics import Estimate, estimate, resample, share
@@ -39,6 +39,7 @@ from dermtune.studies.hardening import measure_hardening
 from dermtune.studies.images import Images, read_images
 from dermtune.studies.kept import Kept
 from dermtune.studies.masking import Check, more_is_never_less, nothing_stands, weaker_does_not_win
+from dermtune.studies.model import read_both
 from dermtune.studies.overview import Section, write_study
 from dermtune.studies.trials import (
     FULL,
@@ -55,7 +56,7 @@ from dermtune.studies.trials import (
     still_right,
 )
 from dermtune.table import table_sha256
-from dermtune.tails import TrainedTails, read_tails
+from dermtune.tails import TrainedTails
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Contract, OperatingPoint
@@ -90,14 +91,11 @@ def run_attacks_study(
         ConfigError: the backbone cannot be loaded, ART is not installed, or the model lacks an operating
             point.
         DataError: something is missing, damaged or made from something else.
-        BundleError: model.onnx or model.json is damaged.
     """
     config = params.study.attacks
     load_art()
-    trained = read_tails(tails, backbone=params.backbone)
-    contract = _read_model(model, trained, images=images)
+    trained, graph, contract = read_both(params.backbone, images=images, tails=tails, model=model)
     points = _points(contract, config.points)
-    graph = Graph.open(model / "model.onnx", threads=1)
     val = read_images(images, "val", contract.input.size)
     rows = rows_to_attack(
         val.labels,
@@ -114,7 +112,7 @@ def run_attacks_study(
         "code": code_fingerprint(*(f"dermtune.studies.{name}" for name in _MODULES)),
         "params": [params.finetune.model_dump(), config.model_dump(), params.evaluate.bootstrap, params.seed],
     }
-    kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
+    kept = Kept(checkpoint, made_from=made_from)
     outcomes = measure_attacks(target, config, seed=params.seed, kept=kept)
     curves = summarize(target, outcomes, draws=params.evaluate.bootstrap, seed=params.seed)
     checks = check_masking(target, outcomes)
@@ -170,7 +168,7 @@ def _write(
 ) -> None:
     images = target.images
     note = (
-        f"{len(images.labels)} validation images of {len(np.unique(images.lesions))} lesions,"
+        f"{len(images.labels)} validation images of {images.lesion_count} lesions,"
         f" {images.pixels.shape[1]} pixels a side; 95% intervals by bootstrap over lesions."
     )
     figure = attack_curves(curves, points, note=note)
@@ -185,9 +183,7 @@ def _write(
         "checks": pd.DataFrame([asdict(check) for check in checks]),
         "hardening": price,
     }
-    for name, table in tables.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(tables, out)
     if sheet:
         with atomic_path(out / "pictures.png") as temporary:
             temporary.write_bytes(sheet)
@@ -301,25 +297,6 @@ def check_masking(target: Target, outcomes: Sequence[Outcome]) -> list[Check]:
         ),
         nothing_stands("A change without bounds fells all", f"at {HUGE}/255 (PGD)", huge),
     ]
-
-
-def _read_model(folder: Path, trained: TrainedTails, *, images: Path) -> Contract:
-    """The contract of the graph that these tails are in.
-
-    Raises:
-        DataError: the tails, the graph and the images do not belong together.
-        BundleError: model.json is damaged.
-    """
-    path = folder / "model.json"
-    try:
-        contract = Contract.parse(path.read_text(encoding="utf-8"), source=str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: missing or damaged; re-run calibrate") from error
-    if trained.lineage["images_sha256"] != table_sha256(images):
-        raise DataError(f"{images}: not the image table that the tails were trained on; re-run finetune")
-    if {**trained.lineage, "calibrate": None} != {**contract.lineage, "calibrate": None}:
-        raise DataError(f"{path}: made from other tails than those of finetune; re-run calibrate")
-    return contract
 
 
 def _points(contract: Contract, names: Sequence[str]) -> list[OperatingPoint]:

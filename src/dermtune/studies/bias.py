@@ -5,8 +5,7 @@ learned from the others. Nothing stops early and no epoch is chosen, so that no 
 anything. The test split is not read.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from dermtune.backbone import Backbone, load_backbone
 from dermtune.calibration import decision_weights, prior_shift, softmax
-from dermtune.duplicates import turn
+from dermtune.csv_tables import write_tables
 from dermtune.errors import ConfigError
 from dermtune.fingerprint import code_fingerprint
 from dermtune.groups import read_groups
@@ -38,20 +36,19 @@ from dermtune.studies.bias_measures import (
     measure_bias,
 )
 from dermtune.studies.bias_page import bias_figure, render_bias, verdict_on
-from dermtune.studies.images import Images, balanced_rows, read_images
+from dermtune.studies.images import Images, balanced_rows, read_images, see_turned
 from dermtune.studies.kept import Kept
 from dermtune.studies.overview import Section, write_study
 from dermtune.subgroups import LEAST_LESIONS
 from dermtune.table import read_table, table_sha256
 from dermtune.training import SEEDS_APART, Examples, class_frequencies, predict_logits, train_tail
 from dermtune.trunk import make_runner, resolve_device
-from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.params import Params
 
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
-_TURNS, _BATCH = 4, 64
+_TURNS = 4
 _MONITORED = 32  # images on which each epoch is measured, for the log alone
 _MODULES = (
     "dermtune.appearance",
@@ -97,7 +94,7 @@ def run_bias_study(params: "Params", *, images: Path, checkpoint: Path, out: Pat
         "code": code_fingerprint(*_MODULES),
         "params": [params.finetune.model_dump(), backbone.model_dump(), config.model_dump(), params.seed],
     }
-    kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
+    kept = Kept(checkpoint, made_from=made_from)
     judged = cross_fit(network, seen, groups, config, params.finetune, seed=params.seed, kept=kept)
     sizes = group_sizes(groups, seen.lesions, positive)
     found = measure_bias(
@@ -110,11 +107,9 @@ def run_bias_study(params: "Params", *, images: Path, checkpoint: Path, out: Pat
         draws=params.evaluate.bootstrap,
         seed=params.seed,
     )
-    for name, table in {"bias": found, "groups": sizes}.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"bias": found, "groups": sizes}, out)
     note = (
-        f"{len(positive):,} images of {len(np.unique(seen.lesions)):,} lesions,"
+        f"{len(positive):,} images of {seen.lesion_count:,} lesions,"
         f" {len(np.unique(seen.lesions[positive])):,} of them malignant; {config.folds} folds,"
         f" {config.repeats} times."
     )
@@ -275,15 +270,8 @@ def _see(network: Backbone, images: Images, device: str) -> Examples:
     """What the frozen layers see of the images, as they are and flipped or turned."""
     size = images.pixels.shape[1]
     run = make_runner(network.trunk, input_size=size, dtype="float16", device=device)
-
-    def batches(symmetry: int) -> Iterator[NDArray[np.uint8]]:
-        turned = turn(images.pixels, symmetry)
-        tops = range(0, len(turned), _BATCH)
-        return (np.ascontiguousarray(turned[top : top + _BATCH]) for top in tops)
-
-    views = [
-        np.concatenate([*run(batches(symmetry))]) for symmetry in progress(range(_TURNS), "views", _TURNS)
-    ]
+    symmetries = progress(range(_TURNS), "views", _TURNS)
+    views = [see_turned(run, images.pixels, symmetry) for symmetry in symmetries]
     return Examples(views, torch.from_numpy(images.labels))
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dermtune.csv_tables import write_tables
 from dermtune.fingerprint import code_fingerprint
 from dermtune.gates import GatesConfig
 from dermtune.network_size import Size
@@ -55,9 +56,7 @@ def run_cost_study(params: "Params", *, splits: Path, key: Path, checkpoint: Pat
     """
     meter = Meter(params.study.cost.country)
     kept_splits = splits.read_text(encoding="utf-8") if splits.is_file() else ""
-    made_from = json.dumps(
-        [params.model_dump(mode="json"), kept_splits, code_fingerprint(__name__)], sort_keys=True
-    )
+    made_from = [params.model_dump(mode="json"), kept_splits, code_fingerprint(__name__)]
     kept = Kept(checkpoint / "cost.json", made_from=made_from)
     work = checkpoint / "data"
     stages = _stages(params, work, splits=splits, key=key)
@@ -151,8 +150,7 @@ def training_work(size: Size, *, images: int, views: int, epochs: int) -> dict[s
 
 
 def _write(out: Path, table: pd.DataFrame, found: Mapping[str, Any]) -> None:
-    with atomic_path(out / "cost.csv") as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"cost": table}, out)
     with atomic_path(out / "cost.json") as temporary:
         temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     figure, verdict = cost_figure(table), verdict_on(found)

@@ -8,10 +8,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dermtune.duplicates import turn
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, places
 from dermtune.table import classes_of, read_table
+from dermtune.training import Activations
+from dermtune.trunk import Runner
 from dermtune_bundle.decode import resize
+
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Images:
     def lesions(self) -> NDArray[np.object_]:
         """(N,) lesion of each image."""
         return self.table["lesion_id"].to_numpy(object)
+
+    @property
+    def lesion_count(self) -> int:
+        """How many lesions they show."""
+        return self.table["lesion_id"].nunique()
 
     def only(self, rows: NDArray[np.integer]) -> "Images":
         """Some of the images, in the order of `rows` (M,)."""
@@ -70,6 +80,13 @@ def read_images(
     small = (resize(packed.decode(place), size) for place in places(table))
     pixels = np.stack([*progress(small, f"{split} images", len(table))])
     return Images(pixels, labels, table, tuple(classes))
+
+
+def see_turned(run: Runner, pixels: NDArray[np.uint8], symmetry: int) -> Activations:
+    """What a trunk makes of images (N, S, S, 3) in one of the eight flips and turns: (N, C, h, w)."""
+    turned = turn(pixels, symmetry)
+    tops = range(0, len(turned), _BATCH)
+    return np.concatenate([*run(np.ascontiguousarray(turned[top : top + _BATCH]) for top in tops)])
 
 
 def balanced_rows(labels: NDArray[np.int64], most: int, *, seed: int) -> NDArray[np.intp]:

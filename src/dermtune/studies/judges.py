@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dermtune.backbone import Tail, Trunk, load_backbone
+from dermtune.backbone import Tail, load_backbone
 from dermtune.checkpoint import Resume
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, places
@@ -62,8 +62,7 @@ class Judges:
     def _run(self) -> Runner:
         trunk, size = self._trained.trunk, self._params.backbone.input_size
         heads = _Heads([*self._trained.tails, *self._learn()])
-        whole = Trunk([*trunk.units, heads], _unscaled(trunk.mean), _unscaled(trunk.std))
-        return make_runner(whole, input_size=size, dtype="float32", device="cpu")
+        return make_runner(trunk.followed_by([heads]), input_size=size, dtype="float32", device="cpu")
 
     def _learn(self) -> tuple[Tail, Tail]:
         """The recipe on images as they are, and a linear layer on what the frozen network sees of them."""
@@ -126,11 +125,6 @@ def _pooled(units: nn.Module, activations: Activations | Tensor) -> Activations:
             for top in range(0, len(activations), BATCH)
         ]
     return np.concatenate(parts)
-
-
-def _unscaled(scaled: Tensor) -> tuple[float, ...]:
-    """A trunk's mean or deviation as its network gives it: of pixels from 0 to 1."""
-    return tuple((scaled.flatten() / 255).tolist())
 
 
 def batched(pixels: Iterable[Pixels]) -> Iterator[Pixels]:

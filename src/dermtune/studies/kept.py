@@ -11,19 +11,19 @@ from dermtune_bundle.files import atomic_path
 class Kept:
     """Measurements by name, in a file that is written anew after each."""
 
-    def __init__(self, path: Path, *, made_from: str) -> None:
+    def __init__(self, path: Path, *, made_from: object) -> None:
         """Go on from a file.
 
         Args:
             path: where there is none, or one of something else, all is measured.
-            made_from: of the data, choices and code that decide what is measured.
+            made_from: the data, choices and code that decide what is measured, as JSON knows them.
         """
+        self.made_from = json.dumps(made_from, sort_keys=True)
         self._path = path
-        self._made_from = made_from
         self._found: dict[str, Any] = {}
         try:
             kept = json.loads(path.read_text(encoding="utf-8"))
-            if kept["made_from"] == made_from:
+            if kept["made_from"] == self.made_from:
                 self._found = dict(kept["found"])
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -33,7 +33,7 @@ class Kept:
         if name not in self._found:
             self._found[name] = measure()
             with atomic_path(self._path) as temporary:
-                text = json.dumps({"made_from": self._made_from, "found": self._found})
+                text = json.dumps({"made_from": self.made_from, "found": self._found})
                 temporary.write_text(text, encoding="utf-8")
         return self._found[name]
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dermtune.augmentation import Variation, make_views
 from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.compare import Difference, compare
+from dermtune.csv_tables import write_tables
 from dermtune.labels import lesion_class
 from dermtune.metrics import Predictions
 from dermtune.recipe import FinetuneConfig
@@ -22,7 +23,6 @@ from dermtune.task import Task, read_task
 from dermtune.training import Activations, Examples, class_frequencies, predict_logits, train_tail
 from dermtune.trunk import Runner, make_runner
 from dermtune_bundle.decode import resize
-from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.params import Params
@@ -193,6 +193,5 @@ def run_leakage_study(
         seed=params.seed,
     )
     rows = [{"share": share, **asdict(one)} for share, differences in found.items() for one in differences]
-    with atomic_path(out / "leakage.csv") as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"leakage": pd.DataFrame(rows)}, out)
     return found

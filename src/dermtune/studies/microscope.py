@@ -8,7 +8,6 @@ al. 2017, Network dissection, for the question what single channels tell.
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from dermtune.csv_tables import write_tables
 from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint
 from dermtune.inference import Looked, look_at_images
@@ -25,7 +25,7 @@ from dermtune.shards import PackedImages, places
 from dermtune.studies import MicroscopeConfig
 from dermtune.studies.channels import Layer, first_filters, layers_of, measure_channels
 from dermtune.studies.feature_visualization import paint_channels
-from dermtune.studies.images import Images, balanced_rows, read_images
+from dermtune.studies.images import balanced_rows, read_images
 from dermtune.studies.kept import Kept
 from dermtune.studies.microscope_page import microscope_figure, render_microscope, verdict_on
 from dermtune.studies.microscope_views import (
@@ -39,13 +39,12 @@ from dermtune.studies.microscope_views import (
     thumbnails_of,
     to_png_bytes,
 )
+from dermtune.studies.model import read_both
 from dermtune.studies.neighbors import map_of, measure_agreement, nearest
 from dermtune.studies.overview import Section, write_study
 from dermtune.table import read_table, table_sha256
-from dermtune.tails import TrainedTails, read_tails
+from dermtune.tails import TrainedTails
 from dermtune_bundle.decode import decode
-from dermtune_bundle.errors import BundleError
-from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import MALIGNANT, Contract
 
@@ -126,7 +125,7 @@ def run_microscope_study(
         ImageError: the given file is no image that can be read.
     """
     config = params.study.microscope
-    scope = open_microscope(params, images=images, tails=tails, model=model)
+    scope = Microscope(*read_both(params.backbone, images=images, tails=tails, model=model), images)
     given = read_followed(image, images) if image else None
     train, val = (
         read_images(images, split, params.backbone.input_size, most=config.images, seed=params.seed)
@@ -139,7 +138,7 @@ def run_microscope_study(
         "code": code_fingerprint(*_MODULES),
         "params": [config.model_dump(), params.backbone.model_dump(), params.seed, params.evaluate.bootstrap],
     }
-    kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
+    kept = Kept(checkpoint, made_from=made_from)
     layers, trunk = scope.layers, scope.trained.trunk
     drawn = {"draws": params.evaluate.bootstrap, "seed": params.seed}
     found = kept.get("channels", lambda: measure_channels(layers, trunk, train, val, config, **drawn))
@@ -164,14 +163,11 @@ def run_microscope_study(
     )
     nears = [*followed.near, *(one for case in cases for one in case.near)]
     shown = Map(cases, scope.contract.classes, thumbnails_of(images, cases, nears))
-    tables = {"channels": table, "neighbors": agreement, "map": _map_table(cases)}
-    for name, rows in tables.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            rows.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"channels": table, "neighbors": agreement, "map": _map_table(cases)}, out)
     note = (
-        f"{len(train.labels):,} training images of {_count(train):,} lesions, {len(val.labels):,} of"
-        f" {_count(val):,} for validation; the map shows {len(cases):,} of these. 95% intervals by bootstrap"
-        " over lesions."
+        f"{len(train.labels):,} training images of {train.lesion_count:,} lesions, {len(val.labels):,} of"
+        f" {val.lesion_count:,} for validation; the map shows {len(cases):,} of these. 95% intervals by"
+        " bootstrap over lesions."
     )
     verdict = verdict_on(agreement, depths, near["model"], neighbors=config.neighbors)
     figure = microscope_figure(shown, depths, near["model"], note=note)
@@ -190,28 +186,6 @@ def run_microscope_study(
     write_study(out, page, figure, Section("What the layers respond to", verdict, alt))
     kept.forget()
     return table
-
-
-def open_microscope(params: "Params", *, images: Path, tails: Path, model: Path) -> Microscope:
-    """Read the network twice: as torch trained it, layer by layer, and as it is shipped.
-
-    Raises:
-        ConfigError: the backbone cannot be loaded.
-        DataError: one is missing or damaged, or they are not of one training on these images.
-    """
-    trained = read_tails(tails, backbone=params.backbone)
-    if trained.lineage.get("images_sha256") != table_sha256(images):
-        raise DataError(f"{tails}: trained on another image table than that of {images}; re-run finetune")
-    try:
-        graph = Graph((model / "model.onnx").read_bytes(), name=str(model / "model.onnx"), threads=1)
-        contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
-    except OSError as error:
-        raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
-    except BundleError as error:
-        raise DataError(f"{error}; re-run calibrate") from error
-    if any(contract.lineage.get(key) != value for key, value in trained.lineage.items()):
-        raise DataError(f"{model}: not made of the tails of {tails}; re-run calibrate")
-    return Microscope(trained, graph, contract, images)
 
 
 def read_followed(image: str, images: Path) -> Followed:
@@ -360,7 +334,3 @@ def _map_table(cases: list[Case]) -> pd.DataFrame:
 
 def _nears(found: list[dict[str, Any]]) -> list[Near]:
     return [Near(**one) for one in found]
-
-
-def _count(images: Images) -> int:
-    return len(np.unique(images.lesions.astype(str)))

@@ -3,6 +3,7 @@
 All end in one linear layer on the mean of what they see (`backbone.Tail`), so that one loop trains all.
 """
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -23,7 +24,7 @@ NAMES: Final = (
     "tail",
     "whole",
 )
-_HIDDEN, _CHANNELS = (256, 128), (32, 64, 128, 256)
+_HIDDEN, _CHANNELS = (256, 128), (16, 32, 64, 128)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def make_networks(config: BackboneConfig, *, classes: int, dropout: float) -> li
     whole, cut = load_backbone(config.model_copy(update={"cut": 0})), load_backbone(config)
     pixels, size = whole.trunk, config.input_size
     inputs = 3 * size**2
-    frozen = Trunk([*pixels.units, *whole.tail_units], _plain(pixels.mean), _plain(pixels.std))
+    frozen = pixels.followed_by(copy.deepcopy(whole.tail_units))
 
     def own(units: Callable[[], list[nn.Module]], features: int) -> Callable[[int], Tail]:
         return lambda seed: _drawn(units, features, classes, seed=seed)
@@ -118,8 +119,3 @@ def _drawn(units: Callable[[], list[nn.Module]], features: int, classes: int, *,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Tail(units(), features, classes, dropout=0.0, seed=seed)
-
-
-def _plain(scale: Tensor) -> tuple[float, ...]:
-    """A trunk's mean or deviation, as its network gives it: of pixels from 0 to 1."""
-    return tuple((scale.flatten() / 255).tolist())

@@ -7,7 +7,6 @@ perturbations, ICLR 2019; Azulay and Weiss, Why do deep convolutional networks g
 image transformations? JMLR 20, 2019.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -22,7 +21,8 @@ from PIL import Image
 
 from dermtune.calibration import decision_weights, fit_calibrator, prior_shift
 from dermtune.checkpoint import Resume
-from dermtune.errors import ConfigError, DataError
+from dermtune.csv_tables import write_tables
+from dermtune.errors import ConfigError
 from dermtune.figures import contact_sheet, write_figure
 from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.goals import Method
@@ -42,7 +42,6 @@ from dermtune.studies.transformations import DIRECTIONS, rotate, scale, shift
 from dermtune.table import read_table, table_sha256
 from dermtune.tails import WEIGHTS, TrainedTails, read_tails
 from dermtune_bundle.decode import decode, resize
-from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.params import Params
@@ -91,9 +90,7 @@ def run_robustness_study(
             f"study.robustness.shifts: {max(config.shifts)} of {size} pixels (backbone.input_size);"
             " expected less than a quarter"
         )
-    trained = read_tails(tails, backbone=params.backbone)
-    if trained.lineage["images_sha256"] != table_sha256(images):
-        raise DataError(f"{tails}: trained on another image table than that of {images}; re-run finetune")
+    trained = read_tails(tails, backbone=params.backbone, images=images)
     sections = (params.backbone, params.finetune, config)
     made_from = {
         "images": table_sha256(images),
@@ -101,9 +98,8 @@ def run_robustness_study(
         "code": code_fingerprint(*_MODULES),
         "params": [params.seed, *(section.model_dump() for section in sections)],
     }
-    fingerprint = json.dumps(made_from, sort_keys=True)
-    kept = Kept(checkpoint, made_from=fingerprint)
-    resume = Resume(checkpoint.with_suffix(".safetensors"), fingerprint)
+    kept = Kept(checkpoint, made_from=made_from)
+    resume = Resume(checkpoint.with_suffix(".safetensors"), kept.made_from)
     photographs = read_photographs(images, trained.classes, config, seed=params.seed)
     judges = Judges(trained, params, images, resume)
     logits = ask(judges, photographs, config, kept, size=size, seed=params.seed)
@@ -267,9 +263,7 @@ def interpret(
 
 
 def _write(tables: Mapping[str, pd.DataFrame], photographs: Photographs, out: Path, *, seed: int) -> None:
-    for name, table in tables.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables(tables, out)
     sheet = show_artefacts(seed=seed)
     write_figure(sheet, out / "contact_sheet.png")
     lesions = photographs.table["lesion_id"].iloc[photographs.rows].nunique()

@@ -6,7 +6,6 @@ The test split is not read.
 Source: Torrey and Shavlik 2010, Transfer learning, fig. 2: a higher start, slope and asymptote.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dermtune.backbone import Trunk
+from dermtune.csv_tables import write_tables
 from dermtune.duplicates import turn
 from dermtune.fingerprint import code_fingerprint
 from dermtune.network_size import size_of
@@ -28,7 +28,7 @@ from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
 from dermtune.studies import TransferConfig
 from dermtune.studies.energy import Cost, Meter, joules_per_point
-from dermtune.studies.images import Images, read_images
+from dermtune.studies.images import Images, read_images, see_turned
 from dermtune.studies.kept import Kept
 from dermtune.studies.networks import Network, make_networks
 from dermtune.studies.overview import Section, write_study
@@ -36,14 +36,13 @@ from dermtune.studies.transfer_page import render_transfer, transfer_curves, ver
 from dermtune.table import table_sha256
 from dermtune.training import SEEDS_APART, Activations, Examples, train_tail
 from dermtune.trunk import make_runner, resolve_device
-from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
     from dermtune.params import Params
 
 MEASURES: Final = ("start", "slope", "asymptote")
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
-_TURNS, _BATCH = 8, 64
+_TURNS = 8
 _CONFIDENCE = 0.95
 _MODULES = ("dermtune.training", "dermtune.backbone", "dermtune.studies.networks", __name__)
 
@@ -66,20 +65,23 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     """
     config = params.study.transfer
     backbone = params.backbone.model_copy(update={"input_size": config.input_size})
-    train, val = (read_images(images, split, config.input_size) for split in _SPLITS)
+    train, val = (
+        read_images(images, split, config.input_size, most=most, balanced=False, seed=params.seed)
+        for split, most in zip(_SPLITS, (config.images, config.images // 2), strict=True)
+    )
     networks = make_networks(backbone, classes=len(train.classes), dropout=params.finetune.dropout)
     made_from = {
         "images": table_sha256(images),
         "code": code_fingerprint(*_MODULES),
         "params": [params.finetune.model_dump(), backbone.model_dump(), config.model_dump(), params.seed],
     }
-    kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
+    kept = Kept(checkpoint, made_from=made_from)
     history = measure_transfer(networks, train, val, config, params.finetune, seed=params.seed, kept=kept)
     curves = summarize(history)
     sizes = _sizes(networks, history, config.input_size)
     note = (
-        f"{len(train.labels):,} training images of {_lesions(train):,} lesions, {len(val.labels):,} images of"
-        f" {_lesions(val):,} for validation, {config.input_size} pixels a side; {config.seeds} seeds."
+        f"{len(train.labels):,} training images of {train.lesion_count:,} lesions, {len(val.labels):,} images"
+        f" of {val.lesion_count:,} for validation, {config.input_size} pixels a side; {config.seeds} seeds."
     )
     figure = transfer_curves(
         history,
@@ -87,9 +89,7 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
         pretrained=[network.name for network in networks if network.is_pretrained],
         note=note,
     )
-    for name, table in {"history": history, "networks": sizes, "transfer": curves}.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    write_tables({"history": history, "networks": sizes, "transfer": curves}, out)
     verdict = verdict_on(curves)
     page = render_transfer(sizes, curves, figure, note=note, verdict=verdict)
     alt = "AUROC on validation by epoch and by number of training lesions"
@@ -180,11 +180,9 @@ class _Learner:
         run = make_runner(trunk, input_size=size, dtype="float16", device="cpu") if len(trunk.units) else None
 
         def see(pixels: NDArray[np.uint8], symmetry: int) -> Any:  # noqa: ANN401 (an array, or read like one)
-            turned = turn(pixels, symmetry)
             if run is None:
-                return _Normalised(turned, trunk)
-            tops = range(0, len(turned), _BATCH)
-            return np.concatenate([*run(np.ascontiguousarray(turned[top : top + _BATCH]) for top in tops)])
+                return _Normalised(turn(pixels, symmetry), trunk)
+            return see_turned(run, pixels, symmetry)
 
         views = [see(self.train.pixels, symmetry) for symmetry in range(_TURNS)]
         train, val = (torch.from_numpy(images.labels) for images in (self.train, self.val))
@@ -304,7 +302,3 @@ def _sizes(networks: Sequence[Network], history: pd.DataFrame, input_size: int) 
         for network in networks
     ]
     return pd.DataFrame(rows)
-
-
-def _lesions(images: Images) -> int:
-    return len(np.unique(images.lesions))

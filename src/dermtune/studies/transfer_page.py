@@ -6,7 +6,7 @@ from typing import Any, Final
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from dermtune.figures import note_below, styled, to_png
 from dermtune.page import amount, render_page
@@ -39,6 +39,7 @@ def transfer_curves(
         _band(by_lesions, ends[ends["network"] == name], "lesions", style)
     by_epoch.set(title="On all lesions, by epoch", xlabel="epoch", ylabel="AUROC, macro, on validation")
     by_lesions.set(title="At the end of training, by lesions", xlabel="training lesions", xscale="log")
+    by_epoch.xaxis.set_major_locator(MaxNLocator(integer=True))
     by_lesions.set_xticks(sorted(ends["lesions"].unique()))
     by_lesions.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
     by_lesions.xaxis.set_minor_locator(NullLocator())

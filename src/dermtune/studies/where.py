@@ -7,11 +7,10 @@ Sources: Zhang et al., Top-Down Neural Attention by Excitation Backprop, IJCV 20
 baseline); Adebayo et al., Sanity Checks for Saliency Maps, NeurIPS 2018 (untrained weights).
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from dermtune.appearance import MASKS, Mask, unpack_mask
 from dermtune.backbone import Tail, untrained_backbone
+from dermtune.csv_tables import write_tables
 from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint, file_sha256
 from dermtune.progress import progress
@@ -42,6 +42,7 @@ from dermtune.studies.localisation import (
     mean_mask,
     measure_methods,
 )
+from dermtune.studies.model import read_both
 from dermtune.studies.overview import Section, write_study
 from dermtune.studies.where_page import (
     Shown,
@@ -52,10 +53,8 @@ from dermtune.studies.where_page import (
     verdict_on,
 )
 from dermtune.table import classes_of, read_table, table_sha256
-from dermtune.tails import WEIGHTS, TrainedTails, read_tails
+from dermtune.tails import WEIGHTS, TrainedTails
 from dermtune_bundle.decode import resize
-from dermtune_bundle.errors import BundleError
-from dermtune_bundle.files import atomic_path
 from dermtune_bundle.graph import Graph
 from dermtune_bundle.manifest import Contract
 
@@ -91,9 +90,8 @@ def run_where_study(
             training or the validation images is outlined.
     """
     config = params.study.where
-    network = Network.open(model, tails, params)
-    contract = network.contract
-    _require_same_images(images, network)
+    trained, graph, contract = read_both(params.backbone, images=images, tails=tails, model=model, threads=0)
+    network = Network(graph, contract, trained, params)
     judged, prior = read_outlines(images, config.images, seed=params.seed)
     occluded = balanced_rows(_labels(judged, contract), config.occluded, seed=params.seed)
     made_from = {
@@ -102,7 +100,7 @@ def run_where_study(
         "code": code_fingerprint(*_MODULES),
         "params": [params.backbone.model_dump(), config.model_dump(), params.seed],
     }
-    kept = Kept(checkpoint, made_from=json.dumps(made_from, sort_keys=True))
+    kept = Kept(checkpoint, made_from=made_from)
     packed = PackedImages(images)
     looked = look_at(network, packed, places(judged.table), occluded.tolist(), kept=kept)
     blind = {"mean_mask": prior, "gaussian": centred_gaussian(prior)}
@@ -134,14 +132,13 @@ def _write(
 ) -> None:
     curves = pd.DataFrame({name: one.curve for name, one in measured.items()})
     curves.insert(0, "threshold", THRESHOLDS)
-    for name, table in {
+    found = {
         "where": tables.methods,
         "groups": tables.groups,
         "overlap": curves,
         "agreement": tables.agreement.drop(columns="row"),
-    }.items():
-        with atomic_path(out / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False, float_format="%.6g")
+    }
+    write_tables(found, out)
     figure = localisation_figure(tables.methods, note=note)
     verdict = verdict_on(tables.methods, tables.shares)
     page = render_where(
@@ -149,15 +146,6 @@ def _write(
     )
     alt = "Three measures of where each method's maps lie, beside maps that do not look at the image"
     write_study(out, page, figure, Section("Where the network looks", verdict, alt))
-
-
-def _require_same_images(images: Path, network: "Network") -> None:
-    now = table_sha256(images)
-    for lineage, stage in ((network.contract.lineage, "calibrate"), (network.trained.lineage, "finetune")):
-        if (
-            lineage.get("images_sha256") != now
-        ):  # another split: what validates here may have been training there
-            raise DataError(f"{images}: not the images that {stage} worked on; re-run {stage}")
 
 
 def _names(contract: Contract) -> list[str]:
@@ -203,8 +191,7 @@ class Network:
     """The shipped graph, and the same network in torch, which has gradients."""
 
     def __init__(self, graph: Graph, contract: Contract, trained: TrainedTails, params: "Params") -> None:
-        self.contract, self.trained = contract, trained
-        self._graph = graph
+        self._graph, self._contract = graph, contract
         self._trunk, self._tails = trained.trunk, trained.tails
         self._size, self._window = params.backbone.input_size, params.study.where.window
         self._finer = units_to_finer_map(self._trunk, self._tails[0], input_size=self._size)
@@ -215,22 +202,10 @@ class Network:
             for draw in range(_UNTRAINED)
         ]
 
-    @classmethod
-    def open(cls, model: Path, tails: Path, params: "Params") -> Self:
-        """Read what calibrate and finetune wrote."""
-        try:
-            graph = Graph.open(model / "model.onnx")
-            contract = Contract.parse((model / "model.json").read_bytes(), source=str(model / "model.json"))
-        except OSError as error:
-            raise DataError(f"{error.filename}: {error.strerror}; re-run calibrate") from error
-        except BundleError as error:
-            raise DataError(f"{error}; re-run calibrate") from error
-        return cls(graph, contract, read_tails(tails, backbone=params.backbone), params)
-
     def look(self, image: NDArray[np.uint8]) -> Looked:
         """Maps of the class that the shipped graph names, of an image uint8 (H, W, 3), but for occlusion."""
         output = self._graph.run(image)
-        named = int(self.contract.named(output.probabilities[None])[0])
+        named = int(self._contract.named(output.probabilities[None])[0])
         pixels = torch.from_numpy(resize(image, self._size)).permute(2, 0, 1)[None].float()
         frozen, finer = self._trunk.units, self._finer
         start = min(finer, len(frozen))

@@ -13,7 +13,6 @@ from dermtune.params import Params
 from dermtune.studies import feature_visualization, microscope
 from dermtune.studies.microscope import (
     middle_malignant,
-    open_microscope,
     read_followed,
     run_microscope_study,
 )
@@ -126,26 +125,6 @@ def test_the_image_that_is_followed_is_one_that_may_be_seen(ingested: Path, tmp_
     (tmp_path / "text.png").write_text("no image")
     with pytest.raises(ImageError, match=r"text\.png"):
         read_followed(str(tmp_path / "text.png"), ingested)
-
-
-def test_parts_of_different_trainings_are_refused(
-    small: Params, inputs: dict[str, Path], tmp_path: Path
-) -> None:
-    with pytest.raises(DataError, match="re-run calibrate"):
-        open_microscope(small, **inputs | {"model": tmp_path})
-    other = tmp_path / "model"
-    other.mkdir()
-    (other / "model.onnx").write_bytes((inputs["model"] / "model.onnx").read_bytes())
-    contract = json.loads((inputs["model"] / "model.json").read_text())
-    contract["lineage"]["seed"] = -1
-    (other / "model.json").write_text(json.dumps(contract))
-    with pytest.raises(DataError, match="not made of the tails of"):
-        open_microscope(small, **inputs | {"model": other})
-    table = tmp_path / "images"
-    table.mkdir()
-    (table / "images.parquet").write_bytes(b"another")
-    with pytest.raises(DataError, match="trained on another image table"):
-        open_microscope(small, **inputs | {"images": table})
 
 
 def test_the_middle_of_the_malignant_is_followed() -> None:

@@ -85,7 +85,9 @@ def test_validation_images_alone_are_looked_at(studied: Path, ingested: Path) ->
 def test_the_map_that_is_shown_is_the_graphs_and_grad_cam_is_nearly_that(
     small: Params, ingested: Path, calibrated: Path, finetuned: Path
 ) -> None:
-    network = where.Network.open(calibrated, finetuned, small)
+    folders = {"images": ingested, "tails": finetuned, "model": calibrated}
+    trained, graph, contract = where.read_both(small.backbone, **folders)
+    network = where.Network(graph, contract, trained, small)
     graph = Graph.open(calibrated / "model.onnx")
     packed = PackedImages(ingested)
     for place in places(read_table(ingested / "images.parquet", split="val"))[:3]:
@@ -141,9 +143,10 @@ def test_without_outlines_it_says_so_and_writes_nothing(
     missing: str, run: Run, ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = outlined(ingested, tmp_path, splits=("val",) if missing == "train" else ("train",))
-    with pytest.raises(DataError, match="re-run calibrate"):
+    with pytest.raises(DataError, match=r"trained on another image table .*; re-run finetune"):
         run(tmp_path, images=images)
-    monkeypatch.setattr(where, "_require_same_images", lambda *_: None)
+    real = where.read_both
+    monkeypatch.setattr(where, "read_both", lambda *a, **k: real(*a, **k | {"images": ingested}))
     with pytest.raises(DataError, match=f"no lesion of the {missing} images is outlined"):
         run(tmp_path, images=images)
     assert not (tmp_path / "where").exists()
@@ -174,5 +177,5 @@ def test_a_missing_model_is_one_line(run: Run, calibrated: Path, tmp_path: Path)
     contract = json.loads((model / "model.json").read_text())
     contract["lineage"]["images_sha256"] = "0" * 64
     (model / "model.json").write_text(json.dumps(contract))
-    with pytest.raises(DataError, match="not the images that calibrate worked on"):
+    with pytest.raises(DataError, match=r"not made of the tails of .*; re-run calibrate"):
         run(tmp_path, model=model)
