@@ -137,10 +137,10 @@ def check_backbone(config: BackboneConfig) -> None:
     _cut(model, config)
 
 
-def weights_fingerprint(trunk: Trunk) -> str:
-    """SHA-256 of the trunk's structure and every one of its numbers."""
-    digest = hashlib.sha256(repr(trunk).encode())
-    for name, value in trunk.state_dict().items():
+def weights_fingerprint(network: nn.Module) -> str:
+    """SHA-256 of a network's structure and every one of its numbers."""
+    digest = hashlib.sha256(repr(network).encode())
+    for name, value in network.state_dict().items():
         digest.update(name.encode())
         digest.update(value.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

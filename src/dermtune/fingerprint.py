@@ -21,6 +21,17 @@ def code_fingerprint(*modules: str) -> str:
     return digest.hexdigest()
 
 
+def package_fingerprint() -> str:
+    """SHA-256 of all of dermtune's own source."""
+    digest = hashlib.sha256()
+    source = Path(__file__).parents[1]
+    for path in sorted(
+        path for name in ("dermtune", "dermtune_bundle") for path in (source / name).rglob("*.py")
+    ):
+        digest.update(f"{path.relative_to(source)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file.
 

@@ -33,7 +33,8 @@ def size_of(trunk: Trunk, tail: Tail, *, input_size: int) -> Size:
         own = sum(parameter.numel() for parameter in layer.parameters())
         work, places = 0, 1
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            places = output[0, 0].numel() if isinstance(layer, nn.Conv2d) else 1
+            channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
+            places = output[0].numel() // channels
             work = layer.weight.numel() * places
         counted["unshared"] += own * places
         counted["multiply_adds"] += work

@@ -1,8 +1,9 @@
 import itertools
 
 import pytest
+from torch import Tensor, nn
 
-from dermtune.backbone import load_backbone
+from dermtune.backbone import Tail, Trunk, load_backbone
 from dermtune.network_size import size_of
 from dermtune.params import Params
 from dermtune.studies.networks import Network, make_networks
@@ -21,14 +22,29 @@ def test_sizes_are_as_counted_by_hand(networks: dict[str, Network]) -> None:
     assert linear.multiply_adds == 3 * SIZE**2 * CLASSES
     assert linear.parameters == linear.trained == linear.unshared == 3 * SIZE**2 * CLASSES + CLASSES
     cnn = size_of(networks["cnn"].trunk, networks["cnn"].tail(0), input_size=SIZE)
-    widths = (3, 32, 64, 128, 256)
+    widths = (3, 16, 32, 64, 128)
     layers = [9 * one * other for one, other in itertools.pairwise(widths)]
     places = [(SIZE >> depth) ** 2 for depth in range(4)]
-    head = 256 * CLASSES
+    head = 128 * CLASSES
     assert cnn.parameters == sum(layers) + sum(widths[1:]) + head + CLASSES
     assert cnn.multiply_adds == sum(a * b for a, b in zip(layers, places, strict=True)) + head
     biased = [layer + width for layer, width in zip(layers, widths[1:], strict=True)]
     assert cnn.unshared == sum(a * b for a, b in zip(biased, places, strict=True)) + head + CLASSES
+
+
+def test_a_linear_layer_that_sees_a_map_works_at_each_place() -> None:
+    class Places(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(3, 8)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.inner(pixels.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    trunk = Trunk([], (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    size = size_of(trunk, Tail([Places()], 8, CLASSES, dropout=0.0, seed=0), input_size=4)
+    assert size.multiply_adds == 16 * 3 * 8 + 8 * CLASSES
+    assert size.unshared == 16 * (3 * 8 + 8) + 8 * CLASSES + CLASSES
 
 
 def test_the_cut_moves_work_from_one_part_to_the_other(params: Params) -> None:

@@ -1,9 +1,9 @@
 """Studies beside the pipeline, one file a question: what they choose is section `study` of params.yaml."""
 
 from itertools import pairwise
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, get_args
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from dermtune.config import Config
 from dermtune.recipe import Attribute, Unit
@@ -17,21 +17,40 @@ def _rising(values: list[N]) -> list[N]:
     return values
 
 
+NetworkName = Literal[
+    "linear", "fully_connected", "cnn", "cnn_batch_norm", "untrained", "frozen", "tail", "whole"
+]
+
+
+def _rising_to_all(shares: list[float]) -> list[float]:
+    if shares != sorted({*shares}) or shares[-1] != 1:
+        raise ValueError("expected rising shares, the last one 1")
+    return shares
+
+
 class TransferConfig(Config):
     """What does transfer buy? The same task, learned by eight networks."""
 
     input_size: Annotated[int, Field(ge=32, le=1024)]
     """Side of the images that all of them see, in pixels; what is trained whole takes time as its square."""
     images: Annotated[int, Field(ge=50)]
-    """At most, of training, as they come; of validation at most half as many."""
-    shares: Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2)]
+    """At most, of training, as they come; of validation at most half as many, of all classes alike."""
+    shares: Annotated[
+        list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=2), AfterValidator(_rising_to_all)
+    ]
     """Of the training lesions, rising to 1."""
     seeds: Annotated[int, Field(ge=2, le=50)]
     """Trainings of each network on each share, each from other lesions and first weights."""
     epochs: Annotated[int, Field(ge=4)]
     """On all lesions; on a share of them more, by the root of that share."""
-    lr: dict[str, Annotated[float, Field(gt=0, le=1)]]
+    lr: dict[NetworkName, Annotated[float, Field(gt=0, le=1)]]
     """Peak learning rate of each network."""
+
+    @model_validator(mode="after")
+    def _require_each_rate(self) -> Self:
+        if missing := [name for name in get_args(NetworkName) if name not in self.lr]:
+            raise ValueError(f"lr: none of {', '.join(missing)}")
+        return self
 
 
 class CostConfig(Config):

@@ -55,13 +55,13 @@ class Scores(nn.Module):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, trained: TrainedTails, contract: Contract) -> None:
+    def __init__(self, trained: TrainedTails, contract: Contract, *, test_views: int | None = None) -> None:
         super().__init__()
         self.module = Deployable(
             trained.trunk,
             trained.tails,
             input_size=contract.input.size,
-            test_views=contract.lineage["calibrate"]["test_views"],
+            test_views=test_views or contract.lineage["calibrate"]["test_views"],
             references=NEIGHBOR,
         )
         self.register_buffer("scale", torch.tensor(contract.calibration.logit_scale))

@@ -19,7 +19,7 @@ from PIL import Image
 from dermtune.csv_tables import write_tables
 from dermtune.errors import ConfigError
 from dermtune.figures import to_png
-from dermtune.fingerprint import code_fingerprint, file_sha256
+from dermtune.fingerprint import file_sha256
 from dermtune.metrics import Estimate, estimate, resample, share
 from dermtune.studies import AttacksConfig
 from dermtune.studies.adversary import (
@@ -64,7 +64,6 @@ from dermtune_bundle.manifest import Contract, OperatingPoint
 if TYPE_CHECKING:
     from dermtune.params import Params
 
-_MODULES = ("adversary", "attacks", "hardening", "trials")
 _ATTACKS: Final = {"white", "black"}
 _SHOWN = 4
 _NORMS: Final[tuple[Norm, ...]] = ("linf", "l2", "patch")
@@ -109,7 +108,6 @@ def run_attacks_study(
     made_from = {
         "images": table_sha256(images),
         "model": [file_sha256(model / name) for name in ("model.onnx", "model.json")],
-        "code": code_fingerprint(*(f"dermtune.studies.{name}" for name in _MODULES)),
         "params": [params.finetune.model_dump(), config.model_dump(), params.evaluate.bootstrap, params.seed],
     }
     kept = Kept(checkpoint, made_from=made_from)

@@ -162,7 +162,7 @@ def verdict_on(curves: pd.DataFrame, point: OperatingPoint, checks: Sequence[Che
     failed = [check.name for check in checks if not check.passed]
     unseen = ", which nobody sees," if smallest <= _UNSEEN else ""
     trust = (
-        " The attacks are not blunt: they passed every check."
+        " No check found a sign that the attacks are blunt."
         if not failed
         else f" But the attacks may be blunt ({'; '.join(failed)}: failed): it may be easier to fool yet."
     )

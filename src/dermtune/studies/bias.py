@@ -15,11 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dermtune.backbone import Backbone, load_backbone
+from dermtune.backbone import Backbone, load_backbone, weights_fingerprint
 from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.csv_tables import write_tables
 from dermtune.errors import ConfigError
-from dermtune.fingerprint import code_fingerprint
 from dermtune.groups import read_groups
 from dermtune.labels import lesion_class
 from dermtune.progress import progress
@@ -50,16 +49,6 @@ if TYPE_CHECKING:
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 _TURNS = 4
 _MONITORED = 32  # images on which each epoch is measured, for the log alone
-_MODULES = (
-    "dermtune.appearance",
-    "dermtune.backbone",
-    "dermtune.groups",
-    "dermtune.mitigation",
-    "dermtune.subgroups",
-    "dermtune.training",
-    "dermtune.studies.images",
-    __name__,
-)
 
 
 def run_bias_study(params: "Params", *, images: Path, checkpoint: Path, out: Path) -> pd.DataFrame:
@@ -91,7 +80,7 @@ def run_bias_study(params: "Params", *, images: Path, checkpoint: Path, out: Pat
     groups = read_groups(images, seen.table, config.attributes)
     made_from = {
         "images": table_sha256(images),
-        "code": code_fingerprint(*_MODULES),
+        "weights": [*map(weights_fingerprint, (network.trunk, network.tail(1, dropout=0.0, seed=0)))],
         "params": [params.finetune.model_dump(), backbone.model_dump(), config.model_dump(), params.seed],
     }
     kept = Kept(checkpoint, made_from=made_from)
@@ -108,10 +97,11 @@ def run_bias_study(params: "Params", *, images: Path, checkpoint: Path, out: Pat
         seed=params.seed,
     )
     write_tables({"bias": found, "groups": sizes}, out)
+    drawn = "The classes are as equally often as they can be: thresholds and specificities are of that mix."
     note = (
         f"{len(positive):,} images of {seen.lesion_count:,} lesions,"
         f" {len(np.unique(seen.lesions[positive])):,} of them malignant; {config.folds} folds,"
-        f" {config.repeats} times."
+        f" {config.repeats} times. {drawn}"
     )
     figure = bias_figure(found, sizes, note=note)
     verdict = verdict_on(found)

@@ -251,9 +251,9 @@ def stain(light: Light, severity: int, rng: Generator) -> Light:
 
 
 # How melanin, blood and grey absorb red, green and blue (610, 540, 460 nm), by the band they absorb most:
-# melanin as the wavelength to the power of -3.3 (fits lie between -3.3 and -3.5: Jacques, Optical properties of
-# biological tissues, 2013),
-# oxygenated haemoglobin after Prahl's tables, with more red, for a camera's red is a broad band.
+# melanin as the wavelength to the power of -3.3 (fits lie between -3.3 and -3.5: Jacques, Optical properties
+# of biological tissues, 2013), oxygenated haemoglobin after Prahl's tables, with more red, for a camera's red
+# is a broad band.
 _PIGMENTS: Final = np.array([[0.39, 0.59, 1.0], [0.1, 1.0, 0.83], [1.0, 1.0, 1.0]], np.float32)
 
 CORRUPTIONS: Final = (

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dermtune.csv_tables import write_tables
-from dermtune.fingerprint import code_fingerprint
+from dermtune.errors import ConfigError
 from dermtune.gates import GatesConfig
 from dermtune.network_size import Size
 from dermtune.stages.augment import augment
@@ -33,6 +33,7 @@ from dermtune_bundle.files import atomic_path
 if TYPE_CHECKING:
     from dermtune.params import Params
 
+_STATE = Path("finetune.safetensors")
 TRAINING = 3
 """Multiply-adds of a training step by those of a forward pass: the pass back takes twice as many."""
 
@@ -44,29 +45,38 @@ def run_cost_study(params: "Params", *, splits: Path, key: Path, checkpoint: Pat
         params: of all stages; `study.cost` says where the electricity comes from.
         splits: file of images whose split is kept, as ingest takes it.
         key: file of the key by which ids of patients are hashed.
-        checkpoint: folder in which the stages run; a study that was broken off goes on there.
+        checkpoint: folder in which the stages run, new; a study that was broken off goes on there.
         out: the folder to write: cost.csv, cost.json, and as `write_study`.
 
     Returns:
         A row a stage: seconds, joules, grams of CO2 equivalents.
 
     Raises:
-        ConfigError: codecarbon is not installed, or the country is unknown; or as a stage.
+        ConfigError: codecarbon is not installed, the country is unknown, or the folder `checkpoint` holds
+            something else; or as a stage.
         DataError: as a stage.
     """
     meter = Meter(params.study.cost.country)
     kept_splits = splits.read_text(encoding="utf-8") if splits.is_file() else ""
-    made_from = [params.model_dump(mode="json"), kept_splits, code_fingerprint(__name__)]
+    made_from = [params.model_dump(mode="json"), kept_splits]
+    if checkpoint.exists() and any(checkpoint.iterdir()) and not (checkpoint / "cost.json").is_file():
+        raise ConfigError(
+            f"--checkpoint {checkpoint}: holds something else; name a folder that does not exist"
+        )
     kept = Kept(checkpoint / "cost.json", made_from=made_from)
     work = checkpoint / "data"
     stages = _stages(params, work, splits=splits, key=key)
+    kept.get("begun", lambda: True)  # so that the folder is known to be the study's
     costs = [
-        {"stage": stage} | kept.get(stage, partial(_measure, meter, run)) for stage, run in stages.items()
+        {"stage": stage} | kept.get(stage, partial(_measure, meter, run, work))
+        for stage, run in stages.items()
     ]
     table = pd.DataFrame(costs)
     found = _describe(params, work, table)
     _write(out, table, found)
-    shutil.rmtree(checkpoint)
+    shutil.rmtree(work)
+    kept.forget()
+    checkpoint.rmdir()
     return table
 
 
@@ -92,7 +102,7 @@ def _stages(params: "Params", work: Path, *, splits: Path, key: Path) -> dict[st
             images=images,
             activations=activations,
             out=tails,
-            checkpoint=work / "finetune.safetensors",
+            checkpoint=work / _STATE,
         ),
         "calibrate": partial(
             calibrate, params.calibrate, backbone=backbone, images=images, tails=tails, out=model
@@ -102,7 +112,9 @@ def _stages(params: "Params", work: Path, *, splits: Path, key: Path) -> dict[st
     }
 
 
-def _measure(meter: Meter, run: Callable[[], None]) -> dict[str, float]:
+def _measure(meter: Meter, run: Callable[[], None], work: Path) -> dict[str, float]:
+    for path in work.glob(f"{_STATE.stem}-*"):
+        path.unlink()  # a training that goes on would take less than it takes
     return meter.measure(run)[1]._asdict()
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dermtune.fingerprint import package_fingerprint
 from dermtune_bundle.files import atomic_path
 
 
@@ -16,9 +17,9 @@ class Kept:
 
         Args:
             path: where there is none, or one of something else, all is measured.
-            made_from: the data, choices and code that decide what is measured, as JSON knows them.
+            made_from: the data and choices that decide what is measured, as JSON knows them; beside the code.
         """
-        self.made_from = json.dumps(made_from, sort_keys=True)
+        self.made_from = json.dumps([made_from, package_fingerprint()], sort_keys=True)
         self._path = path
         self._found: dict[str, Any] = {}
         try:

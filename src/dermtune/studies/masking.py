@@ -59,7 +59,8 @@ def weaker_does_not_win(
     total = len(pairs[0][1])
     weaker, stronger = words
     found = ", ".join(f"{unit.format(f'{eps:g}')}: {count}" for eps, count in missed.items())
-    text = f"images of {total} that {weaker} fells and {stronger} does not, at {found}"
+    left = ", ".join(str(int(strong.sum())) for _, _, strong in pairs)  # none: the sign says nothing
+    text = f"images of {total} that {weaker} fells and {stronger} does not, at {found}; it leaves {left} standing"
     return Check(name, text, max(missed.values()) <= slack(total))
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from dermtune.csv_tables import write_tables
 from dermtune.errors import DataError
-from dermtune.fingerprint import code_fingerprint
 from dermtune.inference import Looked, look_at_images
 from dermtune.metrics import Predictions, Sampled, auroc, estimate, macro, predictions_of, resample
 from dermtune.shards import PackedImages, places
@@ -53,12 +52,6 @@ if TYPE_CHECKING:
 
 SPACES: Final = ("whole", "trained", "frozen")
 """The embedding that the bundle compares images by, and its two parts."""
-_MODULES = (
-    "dermtune.studies.channels",
-    "dermtune.studies.feature_visualization",
-    "dermtune.studies.neighbors",
-    __name__,
-)
 
 
 @dataclass(frozen=True)
@@ -135,7 +128,6 @@ def run_microscope_study(
         "images": table_sha256(images),
         "model": scope.contract.to_json(),
         "given": given and [given.name, hashlib.sha256(given.pixels.tobytes()).hexdigest()],
-        "code": code_fingerprint(*_MODULES),
         "params": [config.model_dump(), params.backbone.model_dump(), params.seed, params.evaluate.bootstrap],
     }
     kept = Kept(checkpoint, made_from=made_from)

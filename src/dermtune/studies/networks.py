@@ -6,24 +6,16 @@ All end in one linear layer on the mean of what they see (`backbone.Tail`), so t
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, get_args
 
 import torch
 from torch import Tensor, nn
 
 from dermtune.backbone import Backbone, Tail, Trunk, load_backbone, untrained_backbone
 from dermtune.config import BackboneConfig
+from dermtune.studies import NetworkName
 
-NAMES: Final = (
-    "linear",
-    "fully_connected",
-    "cnn",
-    "cnn_batch_norm",
-    "untrained",
-    "frozen",
-    "tail",
-    "whole",
-)
+NAMES: Final[tuple[NetworkName, ...]] = get_args(NetworkName)
 _HIDDEN, _CHANNELS = (256, 128), (16, 32, 64, 128)
 
 
@@ -31,8 +23,7 @@ _HIDDEN, _CHANNELS = (256, 128), (16, 32, 64, 128)
 class Network:
     """A network that is to learn the task."""
 
-    name: str
-    """Of NAMES."""
+    name: NetworkName
     title: str
     trunk: Trunk
     """What of it stays as it is, at least the normalisation of pixels."""

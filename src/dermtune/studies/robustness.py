@@ -24,7 +24,7 @@ from dermtune.checkpoint import Resume
 from dermtune.csv_tables import write_tables
 from dermtune.errors import ConfigError
 from dermtune.figures import contact_sheet, write_figure
-from dermtune.fingerprint import code_fingerprint, file_sha256
+from dermtune.fingerprint import file_sha256
 from dermtune.goals import Method
 from dermtune.labels import lesion_class
 from dermtune.metrics import Predictions
@@ -54,14 +54,6 @@ MOVEMENTS: Final = ("shift", "rotation", "scale")
 _DIGITS = 4  # of the logits that are kept
 _THUMBNAIL = 100  # pixels
 _DRAWN = 40  # lesions, among which there is a melanoma
-_MODULES = (
-    "dermtune.backbone",
-    "dermtune.training",
-    "dermtune.studies.corruptions",
-    "dermtune.studies.judges",
-    "dermtune.studies.transformations",
-    __name__,
-)
 
 
 def run_robustness_study(
@@ -95,7 +87,6 @@ def run_robustness_study(
     made_from = {
         "images": table_sha256(images),
         "tails": file_sha256(tails / WEIGHTS),
-        "code": code_fingerprint(*_MODULES),
         "params": [params.seed, *(section.model_dump() for section in sections)],
     }
     kept = Kept(checkpoint, made_from=made_from)

@@ -189,7 +189,10 @@ def verdict_on(tables: Mapping[str, pd.DataFrame], artefacts: Mapping[str, str])
     )
     gain = _by(tables["augmentation"], "metric", "condition")[BALANCED, "all artefacts"]
     bought = f"{_digits(gain['value'], sign=True)} {_span(gain, sign=True)}"
-    said.append(f"Over all artefacts, augmentation bought a balanced accuracy of {bought}.")
+    said.append(
+        f"Over all artefacts, the tail with augmentation differs from the one without by {bought} of balanced"
+        " accuracy, a training each."
+    )
     return " ".join(said)
 
 

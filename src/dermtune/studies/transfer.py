@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from dermtune.backbone import Trunk
+from dermtune.backbone import Trunk, weights_fingerprint
 from dermtune.csv_tables import write_tables
 from dermtune.duplicates import turn
-from dermtune.fingerprint import code_fingerprint
 from dermtune.network_size import size_of
 from dermtune.progress import progress
 from dermtune.recipe import FinetuneConfig
@@ -44,7 +43,6 @@ MEASURES: Final = ("start", "slope", "asymptote")
 _SPLITS: Final[tuple[Literal["train", "val"], ...]] = ("train", "val")
 _TURNS = 8
 _CONFIDENCE = 0.95
-_MODULES = ("dermtune.training", "dermtune.backbone", "dermtune.studies.networks", __name__)
 
 
 def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out: Path) -> pd.DataFrame:
@@ -66,13 +64,14 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     config = params.study.transfer
     backbone = params.backbone.model_copy(update={"input_size": config.input_size})
     train, val = (
-        read_images(images, split, config.input_size, most=most, balanced=False, seed=params.seed)
+        # of validation, each class has its voice in the mean over classes
+        read_images(images, split, config.input_size, most=most, balanced=split == "val", seed=params.seed)
         for split, most in zip(_SPLITS, (config.images, config.images // 2), strict=True)
     )
     networks = make_networks(backbone, classes=len(train.classes), dropout=params.finetune.dropout)
     made_from = {
         "images": table_sha256(images),
-        "code": code_fingerprint(*_MODULES),
+        "weights": weights_fingerprint(networks[-1].tail(0)),
         "params": [params.finetune.model_dump(), backbone.model_dump(), config.model_dump(), params.seed],
     }
     kept = Kept(checkpoint, made_from=made_from)
@@ -91,7 +90,9 @@ def run_transfer_study(params: "Params", *, images: Path, checkpoint: Path, out:
     )
     write_tables({"history": history, "networks": sizes, "transfer": curves}, out)
     verdict = verdict_on(curves)
-    page = render_transfer(sizes, curves, figure, note=note, verdict=verdict)
+    page = render_transfer(
+        sizes, curves, figure, classes=len(np.unique(val.labels)), note=note, verdict=verdict
+    )
     alt = "AUROC on validation by epoch and by number of training lesions"
     write_study(out, page, figure, Section("What transfer bought", verdict, alt))
     kept.forget()
@@ -161,11 +162,13 @@ class _Learner:
         (_, history), learning = self.meter.measure(
             lambda: train_tail(tail, own, val, recipe, seed=seed, device=device, description=None)
         )
+        turns = min(recipe.epochs, _TURNS) / _TURNS
         return {
             "training": {
                 "lesions": len(np.unique(self.train.lesions[rows])),
-                "seconds": share * looking.seconds + learning.seconds,
-                "joules": share * looking.joules + learning.joules,
+                # a short training does not ask for all turns
+                "seconds": share * turns * looking.seconds + learning.seconds,
+                "joules": share * turns * looking.joules + learning.joules,
             },
             "epochs": [asdict(record) for record in history],
         }

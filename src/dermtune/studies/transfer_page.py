@@ -58,7 +58,7 @@ def _band(axes: Axes, rows: pd.DataFrame, along: str, style: Mapping[str, Any]) 
 
 
 def render_transfer(
-    networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure, *, note: str, verdict: str
+    networks: pd.DataFrame, curves: pd.DataFrame, figure: Figure, *, classes: int, note: str, verdict: str
 ) -> str:
     """The page.
 
@@ -67,10 +67,12 @@ def render_transfer(
             joules_per_point.
         curves: as `transfer.summarize` gives it.
         figure: as `transfer_curves` draws it.
+        classes: that are among the images for validation.
         note: what n is.
         verdict: as `verdict_on` gives it.
     """
     values = {
+        "classes": classes,
         "networks": networks.to_dict("records"),
         "found": curves.set_index(["network", "curve", "measure"]).to_dict("index"),
         "png": to_png(figure),

@@ -22,7 +22,7 @@ from dermtune.appearance import MASKS, Mask, unpack_mask
 from dermtune.backbone import Tail, untrained_backbone
 from dermtune.csv_tables import write_tables
 from dermtune.errors import DataError
-from dermtune.fingerprint import code_fingerprint, file_sha256
+from dermtune.fingerprint import file_sha256
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place, open_array, places
 from dermtune.studies import WhereConfig
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
 _UNTRAINED = 5  # draws of first weights, whose measures are averaged
 _CHUNK = 20  # images between two writes of what is kept
 _DISAGREEING, _AGREEING = 6, 3
-_MODULES = ("dermtune.backbone", "dermtune.studies.attribution", __name__)
 
 
 def run_where_study(
@@ -97,7 +96,6 @@ def run_where_study(
     made_from = {
         "images": table_sha256(images),
         "model": [file_sha256(model / "model.onnx"), file_sha256(tails / WEIGHTS)],
-        "code": code_fingerprint(*_MODULES),
         "params": [params.backbone.model_dump(), config.model_dump(), params.seed],
     }
     kept = Kept(checkpoint, made_from=made_from)

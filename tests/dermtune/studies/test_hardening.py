@@ -7,6 +7,7 @@ import torch
 
 from dermtune.backbone import Tail
 from dermtune.params import Params
+from dermtune.recipe import FinetuneConfig
 from dermtune.studies.adversary import Naming, Scores, naming
 from dermtune.studies.hardening import Attacked, attacked, calibrated, harden, measure_hardening, see, stands
 from dermtune.studies.images import Images, read_images
@@ -96,8 +97,8 @@ def test_training_on_changes_copies_alone_and_the_same_seed_gives_the_same(
     config = params.study.attacks.hardening.model_copy(update={"epochs": 1})
     before = _numbers(trained.tails[0])
 
-    def made(eps: float) -> torch.Tensor:
-        found = harden(trained, train, seen, params.finetune, config, eps=eps, seed=1)
+    def made(eps: float, recipe: FinetuneConfig = params.finetune) -> torch.Tensor:
+        found = harden(trained, train, seen, recipe, config, eps=eps, seed=1)
         return _numbers(found.tails[0])
 
     first = made(4)
@@ -105,6 +106,8 @@ def test_training_on_changes_copies_alone_and_the_same_seed_gives_the_same(
     assert not torch.equal(first, before)
     assert torch.equal(made(4), first)
     assert not torch.equal(made(0), first)
+    # groups of people are not told here
+    assert torch.equal(made(4, params.finetune.model_copy(update={"mitigation": "group_dro"})), first)
 
 
 def _numbers(tail: Tail) -> torch.Tensor:

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import pytest
 
+from dermtune.studies import kept
 from dermtune.studies.kept import Kept
 
 
@@ -19,12 +20,19 @@ def test_what_is_of_something_else_does_not_count(tmp_path: Path, content: str |
     assert Kept(path, made_from="this").get("one", lambda: 2) == 2
 
 
+def test_what_other_code_measured_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "kept.json"
+    Kept(path, made_from="this").get("one", lambda: 1)
+    monkeypatch.setattr(kept, "package_fingerprint", lambda: "of other code")
+    assert Kept(path, made_from="this").get("one", lambda: 2) == 2
+
+
 def test_a_measurement_that_fails_leaves_those_before_it(tmp_path: Path) -> None:
     path = tmp_path / "kept.json"
-    kept = Kept(path, made_from="this")
-    kept.get("one", lambda: 1)
+    found = Kept(path, made_from="this")
+    found.get("one", lambda: 1)
     with pytest.raises(ZeroDivisionError):
-        kept.get("two", lambda: 1 / 0)
+        found.get("two", lambda: 1 / 0)
     assert Kept(path, made_from="this").get("one", pytest.fail) == 1
-    kept.forget()
+    found.forget()
     assert not path.exists()

@@ -48,7 +48,7 @@ def test_the_verdict_names_what_costs_most(tables: dict[str, pd.DataFrame]) -> N
     assert "Most is lost to ink: balanced accuracy falls from 0.96 to 0.88, a change of [-0." in verdict
     assert "Most melanomas are lost to ink: 88% are named melanoma as they are, 62% then" in verdict
     assert "changes the class that is named for 0.0% [0.0%, 14.2%] of the images." in verdict
-    assert "augmentation bought a balanced accuracy of +0.04 [" in verdict
+    assert "the tail with augmentation differs from the one without by +0.04 [" in verdict
 
 
 def test_the_page_shows_all_of_it_escaped(tables: dict[str, pd.DataFrame]) -> None:

@@ -4,9 +4,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from dermtune.params import Params
-from dermtune.studies import transfer
+from dermtune.studies import TransferConfig, transfer
 from dermtune.studies.networks import NAMES
 from dermtune.studies.transfer import run_transfer_study, share_of_lesions, summarize
 
@@ -38,6 +39,22 @@ def test_eight_networks_learn_and_what_they_learn_is_written(
     page = (out / "transfer.html").read_text()
     assert "nan" not in re.sub(r"base64,[^\"]*", "", page)
     assert page.count("<tr>") == 3 + 3 * 8
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"shares": [0.5, 0.2, 1.0]}, "expected rising shares, the last one 1"),
+        ({"shares": [0.2, 0.5]}, "expected rising shares, the last one 1"),
+        ({"lr": {"linear": 0.1}}, "lr: none of fully_connected, cnn"),
+        ({"lr": {"linaer": 0.1}}, "linaer"),
+    ],
+)
+def test_choices_that_cannot_be_measured_are_refused_at_once(
+    params: Params, wrong: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        TransferConfig(**params.study.transfer.model_dump() | wrong)
 
 
 def test_a_study_that_was_broken_off_goes_on_with_the_same_result(

@@ -27,7 +27,7 @@ def test_the_page_says_what_the_same_network_gained() -> None:
         for name in NAMES
     )
     figure = transfer_curves(history, dict.fromkeys(NAMES, "x"), pretrained=["whole"], note="n = 3")
-    page = render_transfer(networks, curves, figure, note="3 lesions", verdict=verdict_on(curves))
+    page = render_transfer(networks, curves, figure, classes=7, note="3 lesions", verdict=verdict_on(curves))
     assert "AUROC 0.910 from ImageNet&#39;s weights, 0.750 from random ones" in " ".join(page.split())
     assert "&lt;linear&gt;" in page
     assert "<linear>" not in page
