@@ -60,7 +60,7 @@ def weaker_does_not_win(
     weaker, stronger = words
     found = ", ".join(f"{unit.format(f'{eps:g}')}: {count}" for eps, count in missed.items())
     left = ", ".join(str(int(strong.sum())) for _, _, strong in pairs)  # none: the sign says nothing
-    text = f"images of {total} that {weaker} fells and {stronger} does not, at {found}; it leaves {left} standing"
+    text = f"images of {total} that {weaker} fells and {stronger} does not, at {found}; it leaves {left}"
     return Check(name, text, max(missed.values()) <= slack(total))
 
 

@@ -31,7 +31,9 @@ def test_a_weaker_attack_that_fells_what_the_stronger_leaves_is_told() -> None:
         "x", words, [(1, still(18), still(4)), (2, still(9), still(12))], unit="{}/255"
     )
     assert not blunt.passed
-    assert blunt.found == "images of 20 that the weak fells and the strong does not, at 1/255: 0, 2/255: 3"
+    assert blunt.found == (
+        "images of 20 that the weak fells and the strong does not, at 1/255: 0, 2/255: 3; it leaves 4, 12"
+    )
 
 
 def test_images_that_survive_any_change_are_told() -> None:
