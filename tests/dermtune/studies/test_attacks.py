@@ -78,7 +78,7 @@ def test_a_study_that_was_broken_off_goes_on_with_the_same_result(
         with pytest.raises(KeyboardInterrupt):
             run_attacks_study(small, **folders, checkpoint=checkpoint, out=again)
     kept = json.loads(checkpoint.read_text())
-    forgotten = [name for name in kept["found"] if " pgd linf 6" in name or " square linf 6" in name]
+    forgotten = [name for name in kept["found"] if "named pgd linf 6" in name or " square linf 6" in name]
     assert len(forgotten) == 2
     for name in forgotten:  # as if it had been stopped before these
         del kept["found"][name]
