@@ -251,7 +251,8 @@ def measure_hardening(
     found = {name: calibrated(one, seen, val, contract, goals) for name, one in models.items()}
     chosen = val.only(rows)
     stood = {
-        name: _under_attack(models[name], one.contract, chosen, config, params) for name, one in found.items()
+        name: _under_attack(models[name], one.contract, chosen, config, params)
+        for name, one in progress(found.items(), "attacks on the tails trained on", len(found))
     }
     tables = []
     for name in ("unchanged", "attacked"):
