@@ -170,8 +170,8 @@ def verdict_on(tables: Mapping[str, pd.DataFrame], artefacts: Mapping[str, str])
         " on the mean over five severities."
     )
     melanoma = damage[(damage["metric"] == "sensitivity") & (damage["class"] == MELANOMA)]
-    if (melanoma["value"] < 0).any():
-        least = _first(melanoma)
+    least = _first(melanoma) if len(melanoma) else None
+    if least is not None and least["high"] < 0:
         said.append(
             f"Most melanomas are lost to {_in_a_sentence(artefacts[least['artefact']])}:"
             f" {least['before']:.0%} are named melanoma as they are, {least['after']:.0%} then, a change of"
