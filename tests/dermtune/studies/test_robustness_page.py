@@ -46,7 +46,10 @@ def test_numbers_have_two_digits_and_no_negative_zero(value: float | None, text:
 def test_the_verdict_names_what_costs_most(tables: dict[str, pd.DataFrame]) -> None:
     verdict = verdict_on(tables, ARTEFACTS)
     assert "Most is lost to ink: balanced accuracy falls from 0.96 to 0.88, a change of [-0." in verdict
-    assert "Most melanomas are lost to ink: 88% are named melanoma as they are, 62% then" in verdict
+    assert "melanomas" not in verdict  # a few: it may be chance
+    damage = tables["damage"].assign(high=-0.01)
+    surely = verdict_on(tables | {"damage": damage}, ARTEFACTS)
+    assert "Most melanomas are lost to ink: 88% are named melanoma as they are, 62% then" in surely
     assert "changes the class that is named for 0.0% [0.0%, 14.2%] of the images." in verdict
     assert "the tail with augmentation differs from the one without by +0.04 [" in verdict
 
