@@ -52,7 +52,7 @@ class Difference:
             return f"{self.metric}: undefined on these images."
         shown = f"{self.first:.3f} and {self.second:.3f}, a difference of {self.value:+.3f}"
         if self.low is None or self.high is None:
-            return f"{self.metric}: {shown}; these lesions say no more."
+            return f"{self.metric}: {shown}; too few lesions to say more."
         span = f"95% interval {self.low:+.3f} to {self.high:+.3f}"
         if not self.is_real():
             verdict = "these images cannot tell the models apart"
@@ -188,6 +188,4 @@ def difference(metric: str, first: Sampled, second: Sampled) -> Difference:
     if few or not len(defined):
         return Difference(metric, first.value, second.value, value, None, None)
     low, high = np.percentile(defined, [2.5, 97.5])
-    if low == high and {first.value, second.value} <= {0.0, 1.0}:  # all draws are alike, as in `estimate`
-        return Difference(metric, first.value, second.value, value, None, None)
     return Difference(metric, first.value, second.value, value, float(low), float(high))

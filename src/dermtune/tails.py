@@ -75,10 +75,9 @@ def read_tails(folder: Path, *, backbone: BackboneConfig, images: Path | None = 
         weights = load_file(folder / WEIGHTS)
         count = lineage["finetune"]["ensemble"]
         classes, trunk_sha256 = lineage["images"]["train"], lineage["activations"]["weights_sha256"]
-        images_sha256 = lineage["images_sha256"]
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise DataError(f"{folder}: no trained tails, or damaged ones; re-run finetune") from error
-    if images is not None and images_sha256 != table_sha256(images):
+    if images is not None and lineage.get("images_sha256") != table_sha256(images):
         # another split: what validates here may have been training there
         raise DataError(f"{folder}: trained on another image table than that of {images}; re-run finetune")
     network = load_backbone(backbone)

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from dermtune.compare import Difference, compare, compare_bundles, difference
+from dermtune.compare import Difference, compare, compare_bundles
 from dermtune.duplicates import SIDE
 from dermtune.errors import DataError
 from dermtune.leakage import PRINTS
-from dermtune.metrics import Predictions, resample, share
+from dermtune.metrics import Predictions
 from dermtune.shards import ImagePacker
 from dermtune.table import COLUMNS, table_sha256, write_table
 from dermtune_bundle.bundle import write_bundle
@@ -93,15 +93,6 @@ def test_of_one_or_two_lesions_nothing_is_said() -> None:
         )
     for one in compare((models[0], [POINT]), (models[1], [POINT]), draws=200, seed=1):
         assert not one.is_real(), one.sentence()
-
-
-def test_where_all_draws_are_alike_there_is_no_interval() -> None:
-    ids = np.array([f"L{number}" for number in range(40)], dtype=object)
-    never = share(np.zeros(40, bool), np.ones(40, bool))
-    (sampled,) = resample({"Accuracy": never}, ids, draws=50, rng=np.random.default_rng(1)).values()
-    found = difference("Accuracy", sampled, sampled)
-    assert (found.value, found.low, found.high) == (0, None, None)
-    assert not found.is_real()
 
 
 def test_a_model_does_not_differ_from_itself() -> None:
