@@ -335,7 +335,7 @@ def stands(
 
 
 def _rows(differences: Iterable[Difference], images: str, model: str) -> pd.DataFrame:
-    """Where all draws are alike, none is told: that 0 of 24 stand twice does not say that they always will."""
+    """Where all draws are alike, no interval: that 0 of 24 stand twice does not say that they always will."""
     spans = ((one, (None, None) if one.low == one.high else (one.low, one.high)) for one in differences)
     return pd.DataFrame(
         {"images": images, "metric": one.metric, "model": model, "shipped": one.first, "value": one.second}
