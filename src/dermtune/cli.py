@@ -95,7 +95,15 @@ def ingest(params: Path, splits: Path | None, key: Path | None, notes: Path | No
     choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    stage(choices.ingest, seed=choices.seed, out=out, splits=splits, key=key, notes=notes)
+    stage(
+        choices.ingest,
+        seed=choices.seed,
+        out=out,
+        splits=splits,
+        key=key,
+        notes=notes,
+        compute=choices.compute,
+    )
 
 
 @cli.command("fetch")
@@ -161,7 +169,7 @@ def embed(params: Path, views: Path, out: Path) -> None:
     choices = _read_params(params, network=False)
     from dermtune.stages.embed import embed as stage
 
-    stage(choices.embed, backbone=choices.backbone, views=views, out=out)
+    stage(choices.embed, backbone=choices.backbone, views=views, out=out, compute=choices.compute)
 
 
 @cli.command()
@@ -314,6 +322,7 @@ def search(
         activations=activations,
         storage=storage,
         out=out,
+        compute=choices.compute,
     )
     if write_back:
         write_params(params, "finetune", best)
