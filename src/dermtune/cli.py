@@ -64,7 +64,8 @@ def _read_params(path: Path, *, network: bool = True) -> "Params":
     from dermtune.params import read_params
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("dermtune").setLevel(logging.INFO)
+    is_first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which would all say the same
+    logging.getLogger("dermtune").setLevel(logging.INFO if is_first else logging.WARNING)
     params = read_params(path)
     if network:
         from dermtune.backbone import check_backbone

@@ -1,4 +1,4 @@
-"""The same work here and on a real Ray cluster of two worker processes: same bytes, whatever dies meanwhile."""
+"""The same work here and on a real Ray cluster of two processes: the same bytes, whatever dies meanwhile."""
 
 import os
 import sqlite3
@@ -111,7 +111,7 @@ def test_what_kills_every_worker_is_told(pieces: Any) -> None:  # noqa: ANN401
 @pytest.mark.usefixtures("cluster")
 def test_what_the_work_raises_is_raised_here(pieces: Any) -> None:  # noqa: ANN401
     for compute, processes in ((RAY, False), (LOCAL, True), (LOCAL, False)):
-        with pytest.raises(DataError, match="^7 is refused$"):
+        with pytest.raises(DataError, match=r"^7 is refused$"):
             list(each(compute, pieces.make_refusing, [7, 8], processes=processes))
 
 
@@ -141,7 +141,11 @@ def test_embed_writes_the_same_bytes(params: Params, augmented: Path, embedded: 
 
 @pytest.mark.usefixtures("cluster")
 def test_embed_writes_the_same_bytes_though_a_worker_dies_in_the_midst_of_a_file(
-    params: Params, augmented: Path, embedded: Path, pieces: Any, tmp_path: Path  # noqa: ANN401
+    params: Params,
+    augmented: Path,
+    embedded: Path,
+    pieces: Any,  # noqa: ANN401
+    tmp_path: Path,
 ) -> None:
     trunk = load_backbone(params.backbone).trunk
     make = runner_maker(
