@@ -32,6 +32,7 @@ Make = Callable[[], Callable[[T], R]]
 _Submit = Callable[[Sequence[T]], Callable[[], list[R]]]
 _RETRIES = 3  # of a piece of work whose process was killed, or whose machine went
 _PATIENCE = 10  # seconds
+_ENOUGH = 2  # pieces under way, of each core, so that it finds its next one waiting
 
 
 class ComputeConfig(Config):
@@ -71,13 +72,13 @@ def engine(
         work = make()
         yield lambda items: map(work, items)
         return
-    with _ray(compute, make, gpus) if compute.engine == "ray" else _pool(make) as (submit, at_once):
+    with _ray(compute, make, gpus) if compute.engine == "ray" else _pool(make) as (submit, under_way):
 
         def run(items: Iterable[T]) -> Iterator[R]:
             waiting: deque[Callable[[], list[R]]] = deque()
             for part in _batched(items, chunk):
                 waiting.append(submit(part))
-                if len(waiting) >= 2 * at_once:  # each process finds its next piece waiting
+                if len(waiting) >= under_way:
                     yield from waiting.popleft()()
             yield from chain.from_iterable(result() for result in waiting)
 
@@ -129,7 +130,7 @@ def _pool(make: Make[T, R]) -> Iterator[tuple[_Submit[T, R], int]]:
     # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
     pool = ProcessPoolExecutor(mp_context=get_context("spawn"))
     try:
-        yield lambda items: pool.submit(_do, making, items).result, os.cpu_count() or 1
+        yield lambda items: pool.submit(_do, making, items).result, _ENOUGH * (os.cpu_count() or 1)
     except BrokenProcessPool as error:
         raise DataError("a worker process was killed, most likely for want of memory; run again") from error
     finally:
@@ -148,7 +149,7 @@ def _ray(compute: ComputeConfig, make: Make[T, R], gpus: int) -> Iterator[tuple[
         _join(ray, compute)
     try:
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # it is untyped
-        at_once = compute.workers or int(there.get("GPU" if gpus else "CPU", 1))
+        cores = int(there.get("GPU" if gpus else "CPU", 1))
         work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(_do)
         making = ray.put(_Making.of(make))
 
@@ -169,7 +170,8 @@ def _ray(compute: ComputeConfig, make: Make[T, R], gpus: int) -> Iterator[tuple[
 
             return result
 
-        yield submit, max(1, at_once)
+        # a cluster of others has more cores than were asked for
+        yield submit, compute.workers if compute.address and compute.workers else _ENOUGH * max(1, cores)
     finally:
         if joins:
             ray.shutdown()

@@ -164,10 +164,11 @@ def check_images(
 ) -> Iterator[CheckedImage | str]:
     """`check_image` of every image, in order, on all cores or on Ray."""
     if images:
-        yield from each(compute, _checker, images, chunk=8, processes=True)
+        yield from each(compute, make_check, images, chunk=8, processes=True)
 
 
-def _checker() -> Callable[[SourceImage], CheckedImage | str]:
+def make_check() -> Callable[[SourceImage], CheckedImage | str]:
+    """Make `check_image`, in whatever process."""
     return check_image
 
 

@@ -34,7 +34,7 @@ class EmbedConfig(Config):
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     """Rows of one array of views, and the file of `create_rows` that gets their activations."""
 
     views: Path
@@ -117,21 +117,22 @@ def embed_files(
             temporary = files.enter_context(create_rows(out / path.name, (count, *shape), config.dtype))
             starts = range(0, count, step)
             parts += [
-                _Part(path.absolute(), temporary.absolute(), range(start, min(start + step, count)))
+                Part(path.absolute(), temporary.absolute(), range(start, min(start + step, count)))
                 for start in starts
             ]
         total = sum(len(part.rows) for part in parts)
-        done = each(compute, partial(_make_work, config, make), parts, gpus=gpus)
+        done = each(compute, partial(make_embed_part, config, make), parts, gpus=gpus)
         written = sum(progress(done, "embed", total, step=step))
         if written != total:
             raise DataError(f"{out}: {written} activations written of {total}; run embed again")
 
 
-def _make_work(config: EmbedConfig, make: "Callable[[], Runner]") -> "Callable[[_Part], int]":
+def make_embed_part(config: EmbedConfig, make: "Callable[[], Runner]") -> "Callable[[Part], int]":
+    """Make `embed_part`, of one trunk, in whatever process."""
     return partial(embed_part, config, make())
 
 
-def embed_part(config: EmbedConfig, run: "Runner", part: _Part) -> int:
+def embed_part(config: EmbedConfig, run: "Runner", part: Part) -> int:
     """Read some views, run the trunk, write the activations, overlapped; to do it again changes nothing.
 
     Gives how many rows were written.
@@ -143,7 +144,7 @@ def embed_part(config: EmbedConfig, run: "Runner", part: _Part) -> int:
     return write_rows(part.out, part.rows.start, (_finite(batch, config, part) for batch in found))
 
 
-def _finite(batch: NDArray[np.floating], config: EmbedConfig, part: _Part) -> NDArray[np.floating]:
+def _finite(batch: NDArray[np.floating], config: EmbedConfig, part: Part) -> NDArray[np.floating]:
     if not np.isfinite(batch).all():
         raise DataError(
             f"{part.views.stem}: an activation is too large for {config.dtype}, or no number; set"
