@@ -22,6 +22,7 @@ from dermtune.choice import choose
 from dermtune.config import Config
 from dermtune.croissant import croissant
 from dermtune.data_card import balance
+from dermtune.disk import packed_bytes, require_room
 from dermtune.duplicates import SIDE, Pair
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
@@ -41,6 +42,7 @@ from dermtune.quality import (
 )
 from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, places
 from dermtune.sources import SourceImage
+from dermtune.sources.files import file_sizes
 from dermtune.sources.listing import PartName, SourceName, list_images
 from dermtune.splits import SplitConfig, assign_splits, join_groups, join_pairs, read_splits
 from dermtune.table import SOURCE_COLUMNS, SPLITS, write_table
@@ -191,6 +193,7 @@ def _check_and_pack(
     images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes, memory: Memory
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
     usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+    require_room("ingest", packed_bytes(file_sizes(usable), beside=SIDE**2 + NO_MASK.nbytes), out)
     (out / "images.parquet").unlink(missing_ok=True)  # of other shards, from now on
     checks = progress(_check(usable, memory), "ingest", len(usable))
     linked = _linked(images)
