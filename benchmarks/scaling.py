@@ -13,7 +13,8 @@ size is done.
 Seconds are those of processors, of a stage and its children, user and system: other work on the machine
 changes them less than those of the clock, which are in the table too. Memory is what they hold at most at one
 time, looked at ten times a second, without the pages of files that are mapped: the system takes those back
-when it needs them. Slopes are of what comes on top of the smallest size, which is nearly all start-up.
+when it needs them. Slopes are of what comes on top of the smallest size, which is nearly all start-up, at
+those sizes where that is at least a quarter more.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from multiprocessing import get_context
 from pathlib import Path
+from textwrap import fill
 from typing import NamedTuple
 
 import numpy as np
@@ -47,6 +49,7 @@ LOOKS = dict(
     zip(STAGES, ((BLUE, "o"), (VERMILION, "s"), (GREEN, "D"), ("#111827", "^")), strict=True)
 )  # as Okabe and Ito
 PICTURE = (300, 225)  # pixels
+LEAST_GROWTH = 0.25  # of the smallest size
 EVERY = 0.1  # seconds between two looks at the memory
 
 
@@ -225,10 +228,13 @@ class Slope(NamedTuple):
 
 
 def power(runs: pd.DataFrame, column: str) -> Slope | None:
-    """The exponent with which a column grows with the images, on top of the smallest size; None: too few."""
+    """The exponent with which a column grows with the images, on top of the smallest size; None: too few.
+
+    What is little more than that is as much noise as growth, and a logarithm makes much of it.
+    """
     first, more = runs.iloc[0], runs.iloc[1:]
     grown, images = more[column] - first[column], more["images"] - first["images"]
-    is_more = (grown > 0).to_numpy()
+    is_more = (grown > LEAST_GROWTH * first[column]).to_numpy()
     return _fit(np.log(images[is_more]), np.log(grown[is_more]))
 
 
@@ -271,19 +277,24 @@ def series_of(runs: Sequence[Run], options: argparse.Namespace) -> Series:
     )
 
 
+def table_of(stages: dict[str, pd.DataFrame], along: str) -> list[str]:
+    """The lines of a table in Markdown, a column a stage."""
+    cells: dict[int, dict[str, str]] = {}
+    for stage, runs in stages.items():
+        for run in runs.itertuples():
+            times = f"{run.seconds:,.0f} s ({run.clock:,.0f})"
+            cells.setdefault(getattr(run, along), {})[stage] = (
+                f"{times}, {run.mebibytes:,.0f} MiB, {run.megabytes:,.1f} MB"
+            )
+    rows = [[f"{value:,}", *(by.get(stage, "") for stage in stages)] for value, by in sorted(cells.items())]
+    return [f"| {' | '.join(row)} |" for row in ([along, *stages], ["---"] * (1 + len(stages)), *rows)]
+
+
 def report(series: Series) -> None:
     """Print the series and their slopes."""
-    columns = {
-        "seconds": "processor s",
-        "clock": "clock s",
-        "mebibytes": "peak MiB",
-        "megabytes": "disk MB",
-    }
-    for along, stages in (("images", series.images), ("views", series.views), ("cut", series.cuts)):
-        for stage, runs in stages.items():
-            if len(runs):
-                shown = runs[[along, *columns]].rename(columns=columns)
-                print(f"\n{stage}\n{shown.to_string(index=False, float_format='{:.1f}'.format)}")
+    print("seconds of processors (of the clock), peak of memory, disk")
+    for along, stages in zip(("images", "views", "cut"), series, strict=True):
+        print("\n" + "\n".join(table_of(stages, along)))
     print()
     for stage, runs in series.images.items():
         slopes = {name: power(runs, name) for name in ("seconds", "clock", "megabytes")} if len(runs) else {}
@@ -298,7 +309,7 @@ def report(series: Series) -> None:
 
 
 @styled
-def plot(series: Series, pixels: int, base: int) -> Figure:
+def plot(series: Series, *, pixels: int, base: int, cut: int) -> Figure:
     """Time and memory, or disk, along images, views and cut."""
     figure = Figure(figsize=(10, 10.5), layout="constrained")
     grid = figure.subplots(3, 2)
@@ -322,25 +333,24 @@ def plot(series: Series, pixels: int, base: int) -> Figure:
                 linewidth=1.4,
                 label=stage,
             )
-        axes.set_title(title, pad=32)
-        axes.set(ylabel=unit, xlabel=along)
-        caption = caption_of(stages, along, column)
+        caption = fill(caption_of(stages, along, column), 70)
+        axes.set_title(title, pad=20 + 12 * caption.count("\n"))
+        axes.set(ylabel=unit, xlabel={"cut": "blocks that are frozen (backbone.cut)"}.get(along, along))
         axes.text(0, 1.03, caption, transform=axes.transAxes, fontsize=7.5, color="#374151", linespacing=1.35)
         _scale(axes, along, column, sorted({int(x) for runs in stages.values() for x in runs[along]}))
         axes.legend(fontsize=8)
     note_below(
         figure,
-        f"Drawn images of 300 x 225, views of {pixels} x {pixels} pixels, one epoch. Views and cut: "
-        f"{base:,} images. ± is the slope's standard error. Images grow by a view at the cut of the first"
-        " panels.",
+        f"Drawn images of 300 x 225, views of {pixels} x {pixels} pixels; finetune: one epoch. Where not"
+        f" varied: {base:,} images, 1 view, cut {cut}. ±: the slope's standard error.",
     )
     return figure
 
 
 def caption_of(stages: dict[str, pd.DataFrame], along: str, column: str) -> str:
-    """The slopes, in two lines at most."""
+    """The slopes."""
     if along == "cut":
-        return "at 0 all is trained and the trunk does nothing;\nat the deepest cut the head alone is trained"
+        return "0: embed stores pixels, finetune trains all; the last: finetune trains the head alone"
     parts = []
     for stage, runs in stages.items():
         if along == "images" and column == "seconds":
@@ -351,14 +361,13 @@ def caption_of(stages: dict[str, pd.DataFrame], along: str, column: str) -> str:
             slope = line(runs, column, along, per=per)
             parts += [f"{stage} {slope.shown(1)}"] if slope else []
     what = {
-        ("images", "seconds"): "time ~ images to the power of",
+        ("images", "seconds"): "on top of start-up, time ~ images to the power of",
         ("images", "mebibytes"): "MiB for each 1,000 images:",
         ("views", "seconds"): "seconds for each view:",
         ("views", "megabytes"): "MB for each view:",
     }[along, column]
-    half = -(-len(parts) // 2) if len(parts) > 3 else len(parts)  # noqa: PLR2004 (what fits a line)
-    lines = [", ".join(parts[:half]), ", ".join(parts[half:])]
-    return f"{what} {lines[0]}" + (f",\n{lines[1]}" if lines[1] else "")
+    unbroken = [part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts]
+    return f"{what} {', '.join(unbroken)}" if parts else ""
 
 
 def _scale(axes: Axes, along: str, column: str, values: list[int]) -> None:
@@ -375,7 +384,7 @@ def _scale(axes: Axes, along: str, column: str, values: list[int]) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(0, None)
+        axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
 
 
 def main() -> None:
@@ -403,7 +412,7 @@ def main() -> None:
     series = series_of(runs, options)
     report(series)
     if options.plot:
-        write_figure(plot(series, options.pixels, options.base), options.plot)
+        write_figure(plot(series, pixels=options.pixels, base=options.base, cut=options.cut), options.plot)
 
 
 if __name__ == "__main__":
