@@ -10,6 +10,7 @@ import os
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from lzma import LZMAError
@@ -24,6 +25,7 @@ from dermtune_bundle.decode import MAX_BYTES, SUFFIXES
 _DAMAGED = (
     BadZipFile, EOFError, KeyError, LZMAError, NotImplementedError, RuntimeError, ValueError, zlib.error,
 )  # fmt: skip
+_EACH, _MOST = 100, 32  # of images that are no files, how many are read to tell their size
 _OUTSIDE = "a link that leads out of the source's folder"
 
 
@@ -175,6 +177,38 @@ def file_key(image: SourceImage) -> str | None:
         return None
     named = "\n".join([image.source, image.image_id, *map(str, stamps)])
     return hashlib.sha256(named.encode()).hexdigest()
+
+
+def file_sizes(images: Sequence[SourceImage]) -> list[int]:
+    """Bytes of each image's file, of a packed one when unpacked; one that is gone counts as none.
+
+    What is no file (drawn images, those of one large array) counts as a few of it do, which are read: one in
+    a hundred, 32 at most. Ingest packs a file as large as it is, or smaller; one that it turns into a PNG,
+    such as a HEIC or a compressed DICOM file, grows.
+    """
+    sizes = [_size(image.content) for image in images]
+    unknown = [image.content for image, size in zip(images, sizes, strict=True) if size is None]
+    step = max(_EACH, -(-len(unknown) // _MOST))
+    read = []
+    for content in unknown[::step]:
+        with suppress(OSError):  # ingest tells of it
+            read.append(len(content()))
+    usual = sum(read) // max(1, len(read))
+    return [usual if size is None else size for size in sizes]
+
+
+def _size(content: Callable[[], bytes]) -> int | None:
+    """None: it is none of `SourceFiles`."""
+    if not isinstance(content, partial):
+        return None
+    try:
+        if content.func is _read:
+            return int(content.args[1].stat().st_size)
+        if content.func is _read_member:
+            return _open(content.args[0]).getinfo(content.args[1]).file_size
+    except (OSError, *_DAMAGED):
+        return 0
+    return 0 if content.func is _missing else None
 
 
 def _stamp(content: Callable[[], bytes]) -> str | None:

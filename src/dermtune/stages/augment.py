@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import Config
+from dermtune.disk import array_bytes, require_room
 from dermtune.fingerprint import code_fingerprint, versions
 from dermtune.progress import progress
 from dermtune.shards import PackedImages, Place, create_array, places, remove_views
@@ -59,6 +60,8 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
     (out / "views.json").unlink(missing_ok=True)  # it vouches for what lies beside it
     shape = (input_size, input_size, 3)
     train, val = (places(read_table(images / "images.parquet", split=split)) for split in ("train", "val"))
+    stored = (config.views + config.plain) * len(train) + len(val)
+    require_room("augment", array_bytes(stored, shape, "uint8"), out)
     shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
     thumbnails = []
     # spawn: the parent may already run threads of other libraries, which a fork would copy half-way

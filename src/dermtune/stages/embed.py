@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import BackboneConfig, Config, Device
+from dermtune.disk import array_bytes, require_room
 from dermtune.engine import LOCAL, ComputeConfig, each
 from dermtune.errors import DataError
 from dermtune.progress import progress
@@ -73,6 +74,8 @@ def embed(
         views=read_views_json(views),
     )
     paths = [*view_paths(views), views / "val.npy", *views.glob("plain.npy")]
+    rows = sum(len(open_array(path)) for path in paths)
+    require_room("embed", array_bytes(rows, made_from.shape, config.dtype), out)
     for path in paths:
         images = open_array(path)
         if images.shape[1:] != (size, size, 3):

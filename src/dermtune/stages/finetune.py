@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from dermtune.config import BackboneConfig
+from dermtune.disk import require_room, training_bytes
 from dermtune.recipe import FinetuneConfig
 from dermtune_bundle.files import atomic_path
 
@@ -51,6 +52,8 @@ def finetune(
     out.mkdir(parents=True, exist_ok=True)
     task = read_task(images, activations, backbone=backbone, seed=seed, groups=config.weighed_groups)
     require_no_leakage(images)
+    tail = task.network.tail(len(task.classes), dropout=0, seed=0)
+    require_room("finetune", training_bytes(tail, tails=config.ensemble, folds=config.folds), out)
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
     with process_group(resolve_device(config.device, key="finetune.device")):

@@ -22,6 +22,7 @@ from dermtune.choice import choose
 from dermtune.config import Config
 from dermtune.croissant import croissant
 from dermtune.data_card import balance
+from dermtune.disk import packed_bytes, require_room
 from dermtune.duplicates import SIDE, Pair
 from dermtune.engine import LOCAL, ComputeConfig
 from dermtune.labels import Task, lesion_class, require_class
@@ -42,6 +43,7 @@ from dermtune.quality import (
 )
 from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, places
 from dermtune.sources import SourceImage
+from dermtune.sources.files import file_sizes
 from dermtune.sources.listing import PartName, SourceName, list_images
 from dermtune.splits import SplitConfig, assign_splits, join_groups, join_pairs, read_splits
 from dermtune.table import SOURCE_COLUMNS, SPLITS, write_table
@@ -181,7 +183,9 @@ def read_source(
         licenses=config.licenses,
     )
     reasons = check_listing(images, left_out)
-    checks = progress(_check(images, reasons, memory, compute), "ingest", reasons.count(None))
+    usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+    require_room("ingest", packed_bytes(file_sizes(usable), beside=SIDE**2 + NO_MASK.nbytes), out)
+    checks = progress(_check(usable, memory, compute), "ingest", len(usable))
     table, quarantined = _check_and_pack(images, reasons, checks, out, _key(config, key))
     refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
     ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
@@ -242,12 +246,11 @@ def _linked(images: Sequence[SourceImage]) -> list[int]:
 
 
 def _check(
-    images: Sequence[SourceImage], reasons: Sequence[str | None], memory: Memory, compute: ComputeConfig
+    images: Sequence[SourceImage], memory: Memory, compute: ComputeConfig
 ) -> Iterator[CheckedImage | str]:
-    """`check_images`, of those that no reason is against and that are not known."""
-    usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
-    recalled = [memory.find(image) for image in usable]
-    new = [image for image, row in zip(usable, recalled, strict=True) if row is None]
+    """`check_images`, of what is not known."""
+    recalled = [memory.find(image) for image in images]
+    new = [image for image, row in zip(images, recalled, strict=True) if row is None]
     checks = check_images(new, compute)
     for row in recalled:
         yield next(checks) if row is None else memory.recall(row)
