@@ -21,7 +21,7 @@ from dermtune.fingerprint import code_fingerprint
 from dermtune.onnx_export import export_onnx
 from dermtune.prefetch import prefetch
 
-_MODULES = ("dermtune.backbone", "dermtune.onnx_export", "dermtune.trunk")
+_MODULES = ("dermtune.backbone", "dermtune.chain", "dermtune.onnx_export", "dermtune.trunk")
 Runner = Callable[[Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.floating]]]
 
 
