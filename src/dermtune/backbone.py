@@ -10,6 +10,7 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
 from dermtune.chain import chain_of
@@ -166,7 +167,7 @@ def _resize(model: Any, config: BackboneConfig) -> None:  # noqa: ANN401 (timm s
     if not hasattr(model, "set_input_size"):
         return
     size = config.input_size
-    patch = max(getattr(getattr(model, "patch_embed", None), "patch_size", [1]))
+    patch = max(to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1)))
     if size % patch:
         below = size - size % patch
         raise ConfigError(

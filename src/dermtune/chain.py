@@ -26,7 +26,7 @@ class Chain:
     """How many units lie before each cut, 0 to the number of blocks."""
 
 
-class Unit(nn.Module):
+class _Unit(nn.Module):
     """A part of a network that takes or gives another layout, behind channels first.
 
     Tokens (N, L, C) become (N, C, L, 1): channels and places lie on the axes on which maps have them.
@@ -39,6 +39,10 @@ class Unit(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         """From and to (N, C, h, w), or of tokens (N, C, L, 1)."""
         return _channels_first(self.part(nchw_to(values, self.takes)), self.gives)
+
+    def extra_repr(self) -> str:
+        """As a fingerprint of the network sees it."""
+        return f"{self.takes.value} to {self.gives.value}"
 
 
 class _Stem(nn.Module):
@@ -64,6 +68,10 @@ class _PatchMap(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """From (N, C, L, 1) to (N, C, h, w)."""
         return tokens[:, :, self.prefix :].reshape(*tokens.shape[:2], *self.grid)
+
+    def extra_repr(self) -> str:
+        """As a fingerprint of the network sees it."""
+        return f"{self.prefix}, {self.grid}"
 
 
 @dataclass(frozen=True)
@@ -153,10 +161,12 @@ def _norm_behind_pooling(model: _Model, features: Tensor) -> list[nn.Module]:
     trained = [one for one in model.modules() if any(True for _ in one.parameters(recurse=False))]
     with _hooked(trained, lambda module, given, _: called.append((module, given[0].ndim))):
         model.forward_head(features, pre_logits=True)
-    if len(called) != 1 or not isinstance(called[0][0], nn.LayerNorm):
+    if len(called) != 1:
         return []
     norm, axes = called[0]
-    return [norm if axes == 4 else Unit(norm, Format.NHWC, Format.NHWC)]  # noqa: PLR2004 (N, C, 1, 1) or (N, C)
+    if any(parameter.shape != (model.num_features,) for parameter in norm.parameters()):
+        return []  # no scale and shift of each channel, but a layer of its own
+    return [norm if axes == 4 else _Unit(norm, Format.NHWC, Format.NHWC)]  # noqa: PLR2004 (N, C, 1, 1) or (N, C)
 
 
 @contextlib.contextmanager
@@ -187,7 +197,7 @@ def _take_apart(model: _Model, parts: list[_Part]) -> Chain:
 
 
 def _unit(part: nn.Module, takes: Format, gives: Format) -> nn.Module:
-    return part if takes is gives is Format.NCHW else Unit(part, takes, gives)
+    return part if takes is gives is Format.NCHW else _Unit(part, takes, gives)
 
 
 def _patch_map(model: _Model, name: str, *, tokens: int) -> _PatchMap:
@@ -198,3 +208,8 @@ def _patch_map(model: _Model, name: str, *, tokens: int) -> _PatchMap:
             f"backbone.name: {name} ends in tokens that are no map of patches, so it cannot be used"
         )
     return _PatchMap(prefix, tuple(grid))
+
+
+def has_tokens(units: Iterable[nn.Module]) -> bool:
+    """Is what some unit gives no map, but tokens, as within a transformer?"""
+    return any(isinstance(unit, _Unit) and unit.gives is Format.NLC for unit in units)
