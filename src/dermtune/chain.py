@@ -210,6 +210,18 @@ def _patch_map(model: _Model, name: str, *, tokens: int) -> _PatchMap:
     return _PatchMap(prefix, tuple(grid))
 
 
-def has_tokens(units: Iterable[nn.Module]) -> bool:
-    """Is what some unit gives no map, but tokens, as within a transformer?"""
-    return any(isinstance(unit, _Unit) and unit.gives is Format.NLC for unit in units)
+def require_maps(units: Iterable[nn.Module], *, what: str) -> None:
+    """Refuse a network some units of which give no map, but tokens, as within a transformer.
+
+    Args:
+        units: of a trunk, of a tail or of both.
+        what: needs maps.
+
+    Raises:
+        ConfigError: it is such a network.
+    """
+    if any(isinstance(unit, _Unit) and unit.gives is Format.NLC for unit in units):
+        raise ConfigError(
+            f"{what} needs a map of each layer, and a transformer's layers have none, but tokens;"
+            " choose a backbone.name of convolutions"
+        )

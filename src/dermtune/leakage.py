@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dermtune.duplicates import find_alike, find_duplicates
+from dermtune.duplicates import find_alike, find_duplicates, tells_apart
 from dermtune.errors import DataError
 from dermtune.shards import open_array
 from dermtune.table import SPLITS, read_table
@@ -18,10 +18,6 @@ EMBEDDINGS = "embeddings.npy"
 _KEYS = {"lesion_id": "lesion", "patient_id": "patient", "sha256": "file"}
 _SHOWN = 5
 _ALIKE = ["test", "other", "split", "similarity", "correlation"]
-_MOST_USUAL = (
-    0.9  # median cosine up to which alike means something; on HAM10000, by the package's network, 0.79
-)
-_SAMPLE = 500  # of the images, for that median
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +54,7 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
 
     Returns:
         `test, other, split, similarity, correlation`: pairs that a person should look at; none, and a
-        warning, where all images are alike to these layers.
+        warning, where these layers do not tell images apart.
 
     Raises:
         DataError: a pair is surely one photograph; names the first pairs.
@@ -66,13 +62,10 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
     is_test = (table["split"] == "test").to_numpy(bool)
     if len(known) != (~is_test).sum() or len(seen) != is_test.sum():
         raise DataError("embeddings.npy: of other images than those of the image table; re-run calibrate")
-    some, others = (rows[:: -(-len(rows) // _SAMPLE)] for rows in (seen, known))
-    usual = float(np.median(some @ others.T))
-    if usual > _MOST_USUAL:
+    if not tells_apart(seen, known):
         log.warning(
-            "warning: all images look much the same to the frozen layers (median cosine %.3f), which can thus"
-            " not tell crops of one photograph; prints, which tell most, were compared",
-            usual,
+            "warning: to the frozen layers most test images look like others, so they cannot tell crops of"
+            " one photograph; prints, which tell most, were compared"
         )
         return pd.DataFrame(columns=_ALIKE)
     pairs = find_alike(seen, known, prints[is_test], prints[~is_test])

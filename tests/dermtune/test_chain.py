@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dermtune.backbone import Trunk
-from dermtune.chain import chain_of, has_tokens
+from dermtune.chain import chain_of, require_maps
 from dermtune.errors import ConfigError
 from dermtune.onnx_export import export_onnx
 
@@ -22,14 +22,12 @@ BLOCKS = {
     "tf_efficientnetv2_b0": 6,
     "efficientnetv2_rw_t": 6,
     "mobilenetv3_small_050": 6,
-    "mobilevit_xxs": 5,
     "resnet18": 4,
     "regnetx_002": 5,
     "convnext_atto": 4,
     "convnextv2_atto": 4,
     "test_convnext": 4,
     "vit_tiny_patch16_224": 12,
-    "vit_small_patch14_dinov2": 12,
     "vit_small_patch14_reg4_dinov2": 12,
     "test_vit": 6,
     "test_vit2": 8,
@@ -112,10 +110,13 @@ def test_every_weight_is_in_one_unit_and_none_is_left_over() -> None:
     assert sum(one.numel() for unit in units for one in unit.parameters()) == kept
 
 
-def test_layers_that_see_tokens_are_told_from_those_that_see_maps() -> None:
-    for name, tokens in (("test_vit", True), ("test_mambaout", False), ("test_convnext", False)):
+def test_what_needs_maps_is_told_of_layers_that_have_tokens() -> None:
+    for name in ("test_mambaout", "test_convnext"):
         model, size = make(name)
-        assert has_tokens(chain_of(model, name=name, input_size=size).units) is tokens
+        require_maps(chain_of(model, name=name, input_size=size).units, what="this study")
+    model, size = make("test_vit")
+    with pytest.raises(ConfigError, match="this study needs a map of each layer"):
+        require_maps(chain_of(model, name="test_vit", input_size=size).units, what="this study")
 
 
 def test_a_graph_of_each_part_gives_what_torch_gives(tmp_path: Path) -> None:
