@@ -119,6 +119,20 @@ def find_duplicates(prints: Prints, others: Prints | None = None) -> list[Pair]:
     return [Pair(*rows, correlation) for rows, correlation in sorted(found.items())]
 
 
+def tells_apart(seen: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
+    """Does a network tell N images from M others: does an image have, on average, at most one like a copy?
+
+    To the package's network, three of a hundred HAM10000 images have such another, mostly of the same lesion.
+
+    Args:
+        seen: (N, C), what the frozen layers see, of length one.
+        others: (M, C), as well.
+    """
+    tops = range(0, len(seen), _ROWS)
+    alike = (seen[top : top + _ROWS] @ others.T >= _ALIKE_SIMILARITY for top in tops)
+    return sum(int(found.sum()) for found in alike) <= len(seen)
+
+
 def find_alike(
     seen: NDArray[np.float32], others: NDArray[np.float32], prints: Prints, other_prints: Prints
 ) -> list[Alike]:

@@ -1,11 +1,12 @@
 """Proof that nothing crosses the splits: no lesion, no patient, no file, and no copy of an image."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from dermtune.duplicates import find_alike, find_duplicates
+from dermtune.duplicates import find_alike, find_duplicates, tells_apart
 from dermtune.errors import DataError
 from dermtune.shards import open_array
 from dermtune.table import SPLITS, read_table
@@ -16,6 +17,9 @@ EMBEDDINGS = "embeddings.npy"
 """What calibrate writes: what the frozen layers see of each image that is not of the test split."""
 _KEYS = {"lesion_id": "lesion", "patient_id": "patient", "sha256": "file"}
 _SHOWN = 5
+_ALIKE = ["test", "other", "split", "similarity", "correlation"]
+
+log = logging.getLogger(__name__)
 
 
 def require_no_leakage(images: Path) -> None:
@@ -49,7 +53,8 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
         known: and of the others, (N - T, C).
 
     Returns:
-        `test, other, split, similarity, correlation`: pairs that a person should look at.
+        `test, other, split, similarity, correlation`: pairs that a person should look at; none, and a
+        warning, where these layers do not tell images apart.
 
     Raises:
         DataError: a pair is surely one photograph; names the first pairs.
@@ -57,9 +62,15 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
     is_test = (table["split"] == "test").to_numpy(bool)
     if len(known) != (~is_test).sum() or len(seen) != is_test.sum():
         raise DataError("embeddings.npy: of other images than those of the image table; re-run calibrate")
+    if not tells_apart(seen, known):
+        log.warning(
+            "warning: to the frozen layers most test images look like others, so they cannot tell crops of"
+            " one photograph; prints, which tell most, were compared"
+        )
+        return pd.DataFrame(columns=_ALIKE)
     pairs = find_alike(seen, known, prints[is_test], prints[~is_test])
-    tests, others = table[is_test]["image_id"].tolist(), table[~is_test]
-    names, splits = others["image_id"].tolist(), others["split"].tolist()
+    tests, rest = table[is_test]["image_id"].tolist(), table[~is_test]
+    names, splits = rest["image_id"].tolist(), rest["split"].tolist()
     copies = [f"{tests[one.first]} (test) and {names[one.second]}" for one in pairs if one.is_copy()]
     if copies:
         more = f", and {len(copies) - _SHOWN} more" if len(copies) > _SHOWN else ""
@@ -71,7 +82,7 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
         (tests[one.first], names[one.second], splits[one.second], one.similarity, one.correlation)
         for one in pairs
     ]
-    return pd.DataFrame(rows, columns=["test", "other", "split", "similarity", "correlation"])
+    return pd.DataFrame(rows, columns=_ALIKE)
 
 
 def find_leaks(table: pd.DataFrame, prints: np.ndarray) -> list[str]:

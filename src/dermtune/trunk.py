@@ -25,7 +25,7 @@ from dermtune.prefetch import prefetch
 
 log = logging.getLogger(__name__)
 
-_MODULES = ("dermtune.backbone", "dermtune.onnx_export", "dermtune.trunk")
+_MODULES = ("dermtune.backbone", "dermtune.chain", "dermtune.onnx_export", "dermtune.trunk")
 Runner = Callable[[Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.floating]]]
 
 
