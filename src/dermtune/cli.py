@@ -158,7 +158,14 @@ def augment(params: Path, images: Path, out: Path) -> None:
     choices = _read_params(params)
     from dermtune.stages.augment import augment as stage
 
-    stage(choices.augment, input_size=choices.backbone.input_size, seed=choices.seed, images=images, out=out)
+    stage(
+        choices.augment,
+        input_size=choices.backbone.input_size,
+        seed=choices.seed,
+        images=images,
+        out=out,
+        compute=choices.compute,
+    )
 
 
 @cli.command()

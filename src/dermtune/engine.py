@@ -36,7 +36,7 @@ _ENOUGH = 2  # pieces under way, of each core, so that it finds its next one wai
 
 
 class ComputeConfig(Config):
-    """Where ingest, embed, search and scoring run; it changes no result."""
+    """Where ingest, augment, embed, search and scoring run; it changes no result."""
 
     engine: Literal["local", "ray"]
     workers: Annotated[int, Field(ge=0)]

@@ -17,7 +17,6 @@ EMBEDDINGS = "embeddings.npy"
 """What calibrate writes: what the frozen layers see of each image that is not of the test split."""
 _KEYS = {"lesion_id": "lesion", "patient_id": "patient", "sha256": "file"}
 _SHOWN = 5
-_ALIKE = ["test", "other", "split", "similarity", "correlation"]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,9 @@ def require_no_leakage(images: Path) -> None:
         )
 
 
-def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known: np.ndarray) -> pd.DataFrame:
+def look_alikes(
+    table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known: np.ndarray
+) -> pd.DataFrame | None:
     """Test images that look like an image of training or validation, though of another lesion by the table.
 
     Args:
@@ -53,7 +54,7 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
         known: and of the others, (N - T, C).
 
     Returns:
-        `test, other, split, similarity, correlation`: pairs that a person should look at; none, and a
+        `test, other, split, similarity, correlation`: pairs that a person should look at; None, and a
         warning, where these layers do not tell images apart.
 
     Raises:
@@ -67,7 +68,7 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
             "warning: to the frozen layers most test images look like others, so they cannot tell crops of"
             " one photograph; prints, which tell most, were compared"
         )
-        return pd.DataFrame(columns=_ALIKE)
+        return None
     pairs = find_alike(seen, known, prints[is_test], prints[~is_test])
     tests, rest = table[is_test]["image_id"].tolist(), table[~is_test]
     names, splits = rest["image_id"].tolist(), rest["split"].tolist()
@@ -82,7 +83,7 @@ def look_alikes(table: pd.DataFrame, prints: np.ndarray, seen: np.ndarray, known
         (tests[one.first], names[one.second], splits[one.second], one.similarity, one.correlation)
         for one in pairs
     ]
-    return pd.DataFrame(rows, columns=_ALIKE)
+    return pd.DataFrame(rows, columns=["test", "other", "split", "similarity", "correlation"])
 
 
 def find_leaks(table: pd.DataFrame, prints: np.ndarray) -> list[str]:

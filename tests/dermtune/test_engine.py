@@ -18,6 +18,7 @@ from dermtune.errors import ConfigError, DataError
 from dermtune.params import Params
 from dermtune.scoring import Scored, score_inbox
 from dermtune.shards import open_array
+from dermtune.stages.augment import augment
 from dermtune.stages.embed import embed, embed_files
 from dermtune.stages.ingest import ingest
 from dermtune.stages.search import search
@@ -131,6 +132,15 @@ def same_files(one: Path, other: Path) -> None:
 def test_ingest_writes_the_same_bytes(params: Params, ingested: Path, tmp_path: Path) -> None:
     ingest(params.ingest, seed=params.seed, out=tmp_path, compute=RAY)
     same_files(tmp_path, ingested)
+
+
+@pytest.mark.usefixtures("cluster")
+def test_augment_writes_the_same_bytes(
+    params: Params, ingested: Path, augmented: Path, tmp_path: Path
+) -> None:
+    size = params.backbone.input_size
+    augment(params.augment, input_size=size, seed=params.seed, images=ingested, out=tmp_path, compute=RAY)
+    same_files(tmp_path, augmented)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -72,5 +72,5 @@ def test_where_the_frozen_layers_do_not_tell_images_apart_none_is_called_a_copy(
         with pytest.raises(DataError, match=r"I2 \(test\) and I3 show one photograph"):
             look_alikes(table, prints, seen[is_test], seen[~is_test])
     else:
-        assert look_alikes(table, prints, seen[is_test], seen[~is_test]).empty
+        assert look_alikes(table, prints, seen[is_test], seen[~is_test]) is None
         assert "cannot tell crops" in caplog.text
