@@ -406,7 +406,7 @@ def render(
         metrics: what metrics.json holds.
         table: the image table, all splits.
         quarantined: what was set aside, with a `reason` each.
-        alike: pairs of a test image and another that look alike, as of `leakage.look_alikes`; None: not known.
+        alike: pairs that look alike, as of `leakage.look_alikes`; None: not known.
         ingested: `copies` that ingest kept together, and which columns tell the diagnosis (`told`).
         pngs: the figures by name; those that the page does not know are left out.
         misses: by operating point, the most confident ones first …
