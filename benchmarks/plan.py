@@ -2,10 +2,10 @@
 
     python benchmarks/plan.py [--data data] [--images 10000000] [--views 12] [--gpus 64]
 
---data is a finished run whose `dermtune study cost` was made on `--measured-cores` cores. Its figures are first held
-against the formulas that the plan uses, so that a wrong formula shows; then they are used for --images. What was
-not measured here is an option with a stated default: a GPU's bf16 peak, the share of it that a network of small
-convolutions gets, a machine's network and disk, prices; and that originals are larger (--megabytes, --slower).
+--data is a finished run whose `dermtune study cost` was made on `--measured-cores` cores. Its figures are first
+held against the formulas that the plan uses, so that a wrong formula shows; then they are used for --images. What
+was not measured here is an option with a stated default: a GPU's bf16 peak, the share of it that a network of small
+convolutions gets, networks and disks, prices; and that originals are larger (--megabytes, --slower).
 """
 
 import argparse
@@ -159,7 +159,7 @@ def main() -> None:
     hours = 0.0
     for stage, parts in bounds.items():
         slowest = max(parts, key=lambda name: parts[name])
-        others = ", ".join(f"{name} {taken / 3600:.2f} h" for name, taken in parts.items() if name != slowest)
+        others = ", ".join(f"{name} {taken / 3600:.2g} h" for name, taken in parts.items() if name != slowest)
         hours += parts[slowest] / 3600
         print(f"| {stage} | {parts[slowest] / 3600:.2f} | {slowest} | {others} |")
     price = hours * chosen.gpus * chosen.gpu_hour
