@@ -384,7 +384,8 @@ def _scale(axes: Axes, along: str, column: str, values: list[int]) -> None:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     else:
-        axes.set_ylim(0, 1.08 * axes.dataLim.ymax)
+        top = axes.dataLim.ymax
+        axes.set_ylim(0, 1.08 * top if np.isfinite(top) else None)
 
 
 def main() -> None:

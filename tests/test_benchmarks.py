@@ -59,7 +59,7 @@ def test_scaling_runs_each_stage_once_and_leaves_nothing_but_its_table(tmp_path:
     for _ in range(2):
         done = subprocess.run([*SCALING, *given], check=False, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    runs = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    runs = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     # two sizes; of the smaller one, two views and two cuts, which share what comes before
     assert [run["stage"] for run in runs].count("ingest") == 2
     assert len(runs) == len({tuple(run.values())[:4] for run in runs}) == 2 + 3 + 4 + 4
