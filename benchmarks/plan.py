@@ -1,11 +1,12 @@
-"""A plan for many images on many GPUs, from what one run measured: bytes, operations, network, hours and cost.
+"""A plan for many images on many GPUs, from what one run measured: bytes, operations, network, hours, cost.
 
     python benchmarks/plan.py [--data data] [--images 10000000] [--views 12] [--gpus 64]
 
---data is a finished run whose `dermtune study cost` was made on `--measured-cores` cores. Its figures are first
-held against the formulas that the plan uses, so that a wrong formula shows; then they are used for --images. What
-was not measured here is an option with a stated default: a GPU's bf16 peak, the share of it that a network of small
-convolutions gets, networks and disks, prices; and that originals are larger (--megabytes, --slower).
+--data is a finished run whose `dermtune study cost` was made on `--measured-cores` cores. Its figures are
+first held against the formulas that the plan uses, so that a wrong formula shows; then they are used for
+--images. What was not measured here is an option with a stated default: a GPU's bf16 peak, the share of it that
+a network of small convolutions gets, networks and disks, prices; and that originals are larger (--megabytes,
+--slower).
 """
 
 import argparse
