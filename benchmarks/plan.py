@@ -4,9 +4,9 @@
 
 --data is a finished run whose `dermtune study cost` was made on `--measured-cores` cores. Its figures are
 first held against the formulas that the plan uses, so that a wrong formula shows; then they are used for
---images. What was not measured here is an option with a stated default: a GPU's bf16 peak, the share of it that
-a network of small convolutions gets, networks and disks, prices; and that originals are larger (--megabytes,
---slower).
+--images. What was not measured here is an option with a stated default: a GPU's bf16 peak, the share of it
+that a network of small convolutions gets, networks and disks, prices; and that originals are larger
+(--megabytes, --slower).
 """
 
 import argparse

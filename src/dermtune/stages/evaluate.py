@@ -218,7 +218,7 @@ def _measure(
         pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
             temporary, index=False
         )
-    (out / "look_alikes.csv").unlink(missing_ok=True)
+    (out / "look_alikes.csv").unlink(missing_ok=True)  # of an earlier run, which could tell
     write_tables(evaluation.tables() | ({} if alike is None else {"look_alikes": alike}), out)
     for name, png in pngs.items():
         _write(out / f"{name}.png", png)
