@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
@@ -45,7 +46,10 @@ def main() -> None:
     shape = trunk.output_shape(size)
     drawn = np.random.default_rng(0).integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     make = runner_maker(trunk, input_size=size, dtype=dtype, device="cpu", threads=1)
-    images = synthetic(lesions=max(40, chosen.images // 6), seed=1)
+    drawings = [
+        replace(image, content=partial(bytes, image.content())) for image in synthetic(lesions=40, seed=1)
+    ]
+    images = drawings * (chosen.images // len(drawings))
     counts = (1, chosen.workers)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as files:
         views = Path(folder, "views.npy")
