@@ -84,13 +84,13 @@ def stored_files(url: str, failure: type[DermtuneError]) -> dict[str, StoredFile
         DermtuneError: as `failure`: the place cannot be reached, there is no such bucket, or a link is in it,
             which is not followed.
     """
-    files, root = open_place(url, failure)
+    files, root = connected(url, failure)
     with using(url, failure):
         found = files.find(root, detail=True)
     listed = {}
     for path, info in sorted(found.items()):
         name = path.removeprefix(root).removeprefix("/")
-        if name.endswith("/"):  # what consoles leave to show a folder
+        if path.endswith("/"):  # what consoles leave to show a folder
             continue
         if info.get("islink") or info.get("type") != "file":
             raise failure(f"{url}: {name} is a link, which is not followed; put the file there")
@@ -106,7 +106,7 @@ def read_stored(file: StoredFile, failure: type[DermtuneError]) -> bytes:
         DermtuneError: as `failure`, whatever hinders: that a store does not answer says nothing of the file.
     """
     with _reading(file, failure):
-        content: bytes = _opened(file.url).cat_file(file.path)
+        content: bytes = connected(file.url, failure)[0].cat_file(file.path)
     return content
 
 
@@ -127,7 +127,7 @@ class _Stream(io.RawIOBase):
         self._listed, self._failure, self._at = file, failure, 0
         how = {"block_size": 16 * _BLOCK} if in_order else {"block_size": _BLOCK, "cache_type": "blockcache"}
         with _reading(file, failure):
-            self._file = _opened(file.url).open(file.path, "rb", **how)
+            self._file = connected(file.url, failure)[0].open(file.path, "rb", **how)
 
     def readable(self) -> bool:
         return True
@@ -174,10 +174,17 @@ def _reading(file: StoredFile, failure: type[DermtuneError]) -> Iterator[None]:
             raise
 
 
+def connected(url: str, failure: type[DermtuneError]) -> tuple[Any, str]:
+    """As `open_place`, but once a process: an image is read faster than a connection is made."""
+    try:
+        return _connected(url)
+    except DermtuneError as error:
+        raise failure(str(error)) from error
+
+
 @lru_cache(maxsize=16)
-def _opened(url: str) -> Any:  # noqa: ANN401 (fsspec has no types)
-    """Once a process: an image is read faster than a connection is made."""
-    return open_place(url, DermtuneError)[0]
+def _connected(url: str) -> tuple[Any, str]:
+    return open_place(url, DermtuneError)
 
 
 def open_place(url: str, failure: type[DermtuneError]) -> tuple[Any, str]:
@@ -191,7 +198,10 @@ def open_place(url: str, failure: type[DermtuneError]) -> tuple[Any, str]:
     settings = _S3 if get_protocol(url) in {"s3", "s3a"} else {}
     try:
         files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **settings)
-    except (ValueError, ImportError) as error:
+    except ImportError as error:
+        extra = ": pip install 'dermtune[s3]'" if settings else ""
+        raise failure(f"{url}: {error}{extra}") from error
+    except ValueError as error:
         raise failure(f"{url}: {error}") from error
     return files, root
 
