@@ -29,6 +29,7 @@ from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
 from dermtune.memory import Memory, state_of
 from dermtune.metadata import metadata_aurocs, suspicious
+from dermtune.places import root_of
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
 from dermtune.quality import (
@@ -63,7 +64,7 @@ class IngestConfig(Config):
 
     source: SourceName
     path: str
-    """The source's folder; it may lie outside the project."""
+    """The source's folder; it may lie outside the project, or in a store, as s3://bucket/folder."""
     synthetic_lesions: Annotated[int, Field(ge=40)]
     parts: dict[PartName, str]
     """Of source `several`: which sources there are, and the folder below `path` that holds each."""
@@ -169,7 +170,7 @@ def read_source(
     """
     listed = list_images(
         config.source,
-        Path(config.path),
+        root_of(config.path),
         parts=config.parts,
         columns=config.columns,
         lesions=config.synthetic_lesions,
