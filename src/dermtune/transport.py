@@ -7,6 +7,7 @@ there, is taken as it is.
 """
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,8 @@ def fetched(url: str, *, max_files: int | None = None, max_bytes: int | None = N
 def sent(url: str) -> Iterator[Path]:
     """Where to write a file or a folder that is sent afterwards; after an error, nothing is.
 
+    Of torchrun's processes, the first one sends: it alone writes.
+
     Raises:
         DataError: there is a folder of other files, or it cannot be sent; then it is kept here.
     """
@@ -70,7 +73,8 @@ def sent(url: str) -> Iterator[Path]:
         shutil.rmtree(scratch)
         raise
     try:
-        _send(made, url)
+        if os.environ.get("RANK", "0") == "0":
+            _send(made, url)
     except DermtuneError as error:
         raise DataError(f"{error}; what was made is kept in {made}") from error
     shutil.rmtree(scratch)

@@ -249,6 +249,8 @@ def _size(content: Callable[[], bytes]) -> int | None:
     try:
         if content.func is _read:
             return int(content.args[1].stat().st_size)
+        if content.func is _fetch:
+            return int(content.args[0].size)
         if content.func is _read_member:
             return _open(content.args[0]).getinfo(content.args[1]).file_size
     except (OSError, *_DAMAGED):
