@@ -40,7 +40,7 @@ class _Local(click.Path):
         super().__init__(path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
-        if "://" in str(value):
+        if "://" in str(value := _plain(value)):
             raise DermtuneError(f"{value}: must be on this machine; fetch it first")
         return super().convert(value, param, ctx)
 
@@ -53,7 +53,13 @@ class _Stored(click.Path):
         self.is_written, self.is_bundle = is_written, is_bundle
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
+        value = _plain(value)
         return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (click's)
+    """What lies here as a path, though it be written as a URL."""
+    return value.removeprefix("file://") if isinstance(value, str) else value
 
 
 class _Command(click.Command):

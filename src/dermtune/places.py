@@ -65,14 +65,10 @@ class StoredFile:
         return PurePosixPath(self.path).name
 
 
-def root_of(path: str | Path) -> Root:
+def root_of(path: str) -> Root:
     """A folder, from what people write: a path, or a URL."""
-    return Place(str(path)) if is_url(path) else Path(path)
-
-
-def is_url(path: str | Path) -> bool:
-    """Whether a store is meant and no folder here."""
-    return "://" in str(path)
+    local = path.removeprefix("file://")
+    return Place(local) if "://" in local else Path(local)
 
 
 def stored_files(url: str, failure: type[DermtuneError]) -> dict[str, StoredFile]:
@@ -81,12 +77,15 @@ def stored_files(url: str, failure: type[DermtuneError]) -> dict[str, StoredFile
     A place where nothing is has none: a bucket has no folders.
 
     Raises:
-        DermtuneError: as `failure`: the place cannot be reached, there is no such bucket, or a link is in it,
-            which is not followed.
+        DermtuneError: as `failure`: the place cannot be reached, there is no such bucket, or it does not say
+            how large a file is; or a link is in it, which is not followed.
     """
     files, root = connected(url, failure)
     with using(url, failure):
         found = files.find(root, detail=True)
+        found = {
+            path: info or files.info(path) for path, info in found.items()
+        }  # some say nothing of one file
     listed = {}
     for path, info in sorted(found.items()):
         name = path.removeprefix(root).removeprefix("/")
@@ -94,8 +93,10 @@ def stored_files(url: str, failure: type[DermtuneError]) -> dict[str, StoredFile
             continue
         if info.get("islink") or info.get("type") != "file":
             raise failure(f"{url}: {name} is a link, which is not followed; put the file there")
+        if info.get("size") is None:
+            raise failure(f"{url}: does not say how large its files are")
         stamp = next((str(info[word]) for word in _STAMPS if info.get(word)), "")
-        listed[name] = StoredFile(url, path, int(info.get("size") or 0), stamp)
+        listed[name] = StoredFile(url, path, int(info["size"]), stamp)
     return listed
 
 

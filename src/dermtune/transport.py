@@ -150,13 +150,13 @@ def _send(made: Path, url: str) -> None:
         before = _read_list(url) or _List(is_whole=True, files={})
         paths = sorted(path for path in made.rglob("*") if path.is_file())
         digests = {path.relative_to(made).as_posix(): file_sha256(path) for path in paths}
-        _write_list(url, _List(is_whole=False, files=before.files | digests))
+        _write_list(url, _List(is_whole=False, files=before.files | digests), made.parent)
         for name in progress(digests, "send", len(digests), unit="files"):
             store.put_file(str(made / name), f"{root}/{name}")
         for name in sorted(set(before.files) - set(digests)):
             if store.exists(f"{root}/{name}"):
                 store.rm_file(f"{root}/{name}")
-        _write_list(url, _List(is_whole=True, files=digests))
+        _write_list(url, _List(is_whole=True, files=digests), made.parent)
 
 
 def _is_all(url: str) -> bool:
@@ -186,7 +186,9 @@ def _read_list(url: str) -> _List | None:
             raise DataError(f"{place}: damaged: {error}; {_AGAIN}") from error
 
 
-def _write_list(url: str, listed: _List) -> None:
+def _write_list(url: str, listed: _List, scratch: Path) -> None:
     store, root = connected(url, DataError)
+    path = scratch / "list.json"
+    path.write_text(json.dumps(asdict(listed), indent=2) + "\n", encoding="utf-8")
     with using(_list_of(url), DataError):
-        store.pipe_file(_list_of(root), (json.dumps(asdict(listed), indent=2) + "\n").encode())
+        store.put_file(str(path), _list_of(root))

@@ -71,6 +71,7 @@ def test_a_server_that_takes_a_call_and_never_answers_is_given_up(
 def test_a_url_keeps_its_slashes_and_a_path_is_one() -> None:
     assert str(root_of("s3://clinic/images/") / "part/a.jpg") == "s3://clinic/images/part/a.jpg"
     assert root_of("data/raw") == Path("data/raw")
+    assert root_of("file:///data/raw") == Path("/data/raw")
     assert root_of("s3://clinic") == Place("s3://clinic")
 
 

@@ -189,22 +189,22 @@ def test_too_much_is_refused_before_it_is_fetched(s3: str, monkeypatch: pytest.M
 
 
 def test_stages_read_and_write_a_bucket_as_they_do_a_folder(  # noqa: PLR0917 (fixtures)
-    run: Run, params: Params, ingested: Path, augmented: Path, s3: str, tmp_path: Path
+    run: Run, params: Params, augmented: Path, embedded: Path, s3: str, tmp_path: Path
 ) -> None:
-    """The bytes of a bucket are those of a folder, though the bucket was not asked for them."""
     choices = tmp_path / "params.yaml"
     YAML().dump(params.model_dump(mode="json"), choices)
-    store().put(str(ingested), f"{s3}/ingest", recursive=True)
-    code, _, told = run(
-        "augment", "--params", choices, "--images", f"{s3}/ingest", "--out", f"{s3}/work/augment"
-    )
+    store().put(str(augmented), f"{s3}/augment", recursive=True)
+    embed, out = ("embed", "--params", choices, "--views"), f"{s3}/work/embed"
+    code, _, told = run(*embed, f"{s3}/nowhere", "--out", out)
+    assert (code, told) == (2, f"error: {s3}/nowhere: no such file or folder\n")
+    store().pipe_file(f"{s3}/empty/of-others", b"")
+    code, _, told = run(*embed, f"{s3}/empty", "--out", out)
+    assert code == 2
+    assert f"error: {s3}/empty/views.json: " in told
+    assert not store().exists(out)
+    code, _, told = run(*embed, f"{s3}/augment", "--out", out)
     assert code == 0, told
-    assert fetch(f"{s3}/work/augment") == read(augmented)
-    code, _, told = run(
-        "embed", "--params", choices, "--views", f"{s3}/work/nowhere", "--out", f"{s3}/work/embed"
-    )
-    assert (code, told) == (2, f"error: {s3}/work/nowhere: no such file or folder\n")
-    assert not store().exists(f"{s3}/work/embed")
+    assert fetch(out) == read(embedded)
 
 
 def test_a_bundle_is_packed_to_a_bucket_and_used_from_there(
