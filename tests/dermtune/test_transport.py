@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -64,6 +65,7 @@ def read(folder: Path) -> dict[str, bytes]:
     }
 
 
+@cache  # to connect takes longer than to read
 def store() -> S3FileSystem:
     return fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
 
@@ -104,7 +106,7 @@ def test_a_folder_comes_back_as_it_was_sent_and_what_it_had_before_is_gone(s3: s
     send(url, **{"images-000.tar": b"0", "images-001.tar": b"1", "deep/er/table.csv": b"id\n", "empty": b""})
     send(f"{url}/", **{"images-000.tar": b"2", "empty": b""})
     store().pipe_file(f"{url}/of-others.txt", b"")
-    assert fetch(url) == fetch(f"{url}/") == {"images-000.tar": b"2", "empty": b""}
+    assert fetch(url) == {"images-000.tar": b"2", "empty": b""}
     assert [path.rpartition("/")[2] for path in store().find(url)] == [
         "empty", "images-000.tar", "of-others.txt",
     ]  # fmt: skip
@@ -168,11 +170,17 @@ def test_a_folder_of_others_is_read_and_never_written(s3: str) -> None:
             send(url, x=b"")
 
 
-def test_a_name_that_leads_elsewhere_is_refused(s3: str) -> None:
-    for number, name in enumerate(("../x", "a/../../x", "a//b", "a\\b", "C:x")):
-        store().pipe_file(f"{s3}/{number}/{name}", b"x")
-        with pytest.raises(DataError, match="cannot be the name of a file here"):
-            fetch(f"{s3}/{number}")
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/x", "a//b", "a/", "./a", "a\\b", "C:x"])
+def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
+    with pytest.raises(DataError, match="cannot be the name of a file here"):
+        transport._safe("s3://bucket", name)
+
+
+def test_nothing_is_written_outside_the_folder(s3: str, scratch: Path) -> None:
+    store().pipe_file(f"{s3}/in/../../../x", b"x")
+    with pytest.raises(DataError, match="cannot be the name of a file here"):
+        fetch(f"{s3}/in")
+    assert not [*scratch.parent.rglob("x")]
 
 
 def test_too_much_is_refused_before_it_is_fetched(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
