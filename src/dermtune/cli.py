@@ -1158,6 +1158,11 @@ def main() -> None:
     except DermtuneError as error:
         _complain(error)
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        _complain(DermtuneError("the GPU has no room; lower batch_size, or set device to cpu"))
+        sys.exit(2)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise

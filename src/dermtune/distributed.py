@@ -14,12 +14,11 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from dermtune.backbone import Tail
-from dermtune.errors import ConfigError
+from dermtune.errors import ConfigError, DataError
 
 T = TypeVar("T")
 
@@ -29,7 +28,7 @@ def process_group(device: str) -> Iterator[None]:
     """Join the other processes of torchrun, each with a GPU of its own, or on CPUs; alone where it is not it.
 
     Args:
-        device: `cpu` or `cuda`.
+        device: as `trunk.resolve_device` gives it.
 
     Raises:
         ConfigError: there are fewer GPUs on this machine than processes.
@@ -37,7 +36,8 @@ def process_group(device: str) -> Iterator[None]:
     if not dist.is_torchelastic_launched():
         yield
         return
-    if device == "cuda":
+    is_cuda = torch.device(device).type == "cuda"
+    if is_cuda:
         local = int(os.environ["LOCAL_RANK"])
         if local >= torch.cuda.device_count():
             raise ConfigError(
@@ -45,7 +45,7 @@ def process_group(device: str) -> Iterator[None]:
                 f" {torch.cuda.device_count()} GPUs; give --nproc-per-node no more than that"
             )
         torch.cuda.set_device(local)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    dist.init_process_group("nccl" if is_cuda else "gloo")
     try:
         yield
     finally:
@@ -101,6 +101,17 @@ def interleave(own: list[T], count: int) -> list[T]:
     return [gathered[number % processes()][number // processes()] for number in range(count)]
 
 
+def require_same(value: object, advice: str) -> None:
+    """Go on together, if all processes are at the same point.
+
+    Raises:
+        DataError: on all of them: they are not.
+    """
+    found = interleave([value], processes())
+    if any(other != value for other in found):
+        raise DataError(f"finetune: processes begin after different epochs ({found}): {advice}")
+
+
 def in_step(tail: Tail) -> nn.Module:
     """The tail, whose gradients become the mean over the processes'; alone, the tail as it is.
 
@@ -137,9 +148,20 @@ class _Replica(nn.Module):
         return logits
 
 
+class _Sum(torch.autograd.Function):
+    """`all_sum`, with gradients: each process's part is in the sum of all."""
+
+    @staticmethod
+    def forward(_: Any, values: Tensor) -> Tensor:  # noqa: ANN401 (torch's context)
+        return all_sum(values)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:  # noqa: ANN401 (as above)
+        return all_sum(gradient)
+
+
 def _sum(values: Tensor) -> Tensor:
-    """As `all_sum`, with gradients."""
-    found: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch ships no type for it
+    found: Tensor = _Sum.apply(values)
     return found
 
 

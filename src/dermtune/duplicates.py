@@ -32,7 +32,6 @@ _LEAST_FIRST, _LEAST_MOVED = 0.9, 0.985
 # Of HAM10000's 36 million pairs of images of different lesions, 7 are as alike as this, and none is a copy;
 # of its images cropped by 2% a side, nearly all are alike.
 _ALIKE_SIMILARITY, _ALIKE_CORRELATION = 0.985, 0.6
-_MANY = 1 / 200  # of all images, that look like one: more than a lesion has photographs
 _COPY_SIMILARITY, _COPY_CORRELATION = 0.99, 0.8
 _BLOCK = 1024  # images compared at once, so that memory does not grow with the square of their number
 _ROWS = 256  # as well, with all others, or all cells
@@ -118,21 +117,6 @@ def find_duplicates(prints: Prints, others: Prints | None = None) -> list[Pair]:
         for second, first, correlation in _parts(others, prints):
             found[first, second] = max(correlation, found.get((first, second), 0))
     return [Pair(*rows, correlation) for rows, correlation in sorted(found.items())]
-
-
-def tells_apart(seen: NDArray[np.float32], others: NDArray[np.float32]) -> bool:
-    """Does a network tell N images from M others: is an image, on average, like one of them, or one in 200?
-
-    To the package's network, three of a hundred HAM10000 images are like another one, mostly of the same
-    lesion; to one with random weights, an image is like many or all.
-
-    Args:
-        seen: (N, C), what the frozen layers see, of length one.
-        others: (M, C), as well.
-    """
-    tops = range(0, len(seen), _ROWS)
-    alike = (seen[top : top + _ROWS] @ others.T >= _ALIKE_SIMILARITY for top in tops)
-    return sum(int(found.sum()) for found in alike) <= max(1, _MANY * len(others)) * len(seen)
 
 
 def find_alike(

@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import pickle
+import secrets
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, islice
 from multiprocessing import get_context
 from typing import Annotated, Any, Literal, TypeVar
@@ -24,19 +25,34 @@ from pydantic import Field
 
 from dermtune.config import Config
 from dermtune.errors import ConfigError, DataError
+from dermtune_bundle.errors import DermtuneError
 
 T = TypeVar("T")
 R = TypeVar("R")
 Make = Callable[[], Callable[[T], R]]
 """Makes the work's function; picklable, for other processes make it as well."""
-_Submit = Callable[[Sequence[T]], Callable[[], list[R]]]
 _RETRIES = 3  # of a piece of work whose process was killed, or whose machine went
 _PATIENCE = 10  # seconds
 _ENOUGH = 2  # pieces under way, of each core, so that it finds its next one waiting
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """What a piece of work raised for people; on its way here an exception loses its cause."""
+
+    error: DermtuneError
+    reason: str | None
+    """Of an OSError behind it, after which trying again may help."""
+
+
+_Submit = Callable[[Sequence[T]], Callable[[], list[R] | _Failed]]
+
+
 class ComputeConfig(Config):
-    """Where ingest, augment, embed, search and scoring run; it changes no result."""
+    """Where ingest, augment, embed, search and scoring run; it changes no result.
+
+    Of a search, where trials train with as many threads here as there, which is one.
+    """
 
     engine: Literal["local", "ray"]
     workers: Annotated[int, Field(ge=0)]
@@ -75,12 +91,12 @@ def engine(
     with _ray(compute, make, gpus) if compute.engine == "ray" else _pool(make) as (submit, under_way):
 
         def run(items: Iterable[T]) -> Iterator[R]:
-            waiting: deque[Callable[[], list[R]]] = deque()
+            waiting: deque[Callable[[], list[R] | _Failed]] = deque()
             for part in _batched(items, chunk):
                 waiting.append(submit(part))
                 if len(waiting) >= under_way:
-                    yield from waiting.popleft()()
-            yield from chain.from_iterable(result() for result in waiting)
+                    yield from _results(waiting.popleft())
+            yield from chain.from_iterable(map(_results, waiting))
 
         yield run
 
@@ -97,6 +113,13 @@ def each(
     """As `engine`, for one series of picklable items."""
     with engine(compute, make, chunk=chunk, processes=processes, gpus=gpus) as run:
         yield from run(items)
+
+
+def _results(result: Callable[[], list[R] | _Failed]) -> list[R]:
+    done = result()
+    if isinstance(done, _Failed):
+        raise done.error from (None if done.reason is None else OSError(done.reason))
+    return done
 
 
 @dataclass(frozen=True)
@@ -119,9 +142,12 @@ def _made(making: _Making) -> Callable[[Any], Any]:
     return work
 
 
-def _do(making: _Making, items: Sequence[Any]) -> list[Any]:
-    work = _made(making)
-    return [work(item) for item in items]
+def _do(making: _Making, items: Sequence[Any]) -> list[Any] | _Failed:
+    try:
+        work = _made(making)
+        return [work(item) for item in items]
+    except DermtuneError as error:
+        return _Failed(error, str(error.__cause__) if isinstance(error.__cause__, OSError) else None)
 
 
 @contextmanager
@@ -140,6 +166,9 @@ def _pool(make: Make[T, R]) -> Iterator[tuple[_Submit[T, R], int]]:
 @contextmanager
 def _ray(compute: ComputeConfig, make: Make[T, R], gpus: int) -> Iterator[tuple[_Submit[T, R], int]]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it asks when it is imported
+    if not compute.address:  # its ports are open to the network: let in who knows a secret of this process
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         import ray  # noqa: PLC0415 (an extra)
     except ImportError as error:
@@ -149,39 +178,44 @@ def _ray(compute: ComputeConfig, make: Make[T, R], gpus: int) -> Iterator[tuple[
         _join(ray, compute)
     try:
         there: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]  # it is untyped
-        cores = int(there.get("GPU" if gpus else "CPU", 1))
+        cores = int(there.get("GPU" if gpus else "CPU", 0))
+        if not cores:
+            raise ConfigError(
+                f"compute.engine: the Ray cluster has no {'GPU' if gpus else 'CPU'}, and the work asks for"
+                " one; set embed.device and finetune.device to cpu, or join another cluster"
+            )
         work = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(_do)
         making = ray.put(_Making.of(make))
 
-        def submit(items: Sequence[T]) -> Callable[[], list[R]]:
-            coming = work.remote(making, items)
-
-            def result() -> list[R]:
-                try:
-                    done: list[R] = ray.get(coming)
-                except ray.exceptions.RayTaskError as error:  # what the work itself raised
-                    raise error.cause from None
-                except ray.exceptions.RayError as error:
-                    reason = str(error).partition("\n")[0]
-                    raise DataError(
-                        f"compute: Ray could not do a piece of work, {_RETRIES} retries included: {reason}"
-                    ) from error
-                return done
-
-            return result
+        def submit(items: Sequence[T]) -> Callable[[], list[R] | _Failed]:
+            return partial(_await, ray, work.remote(making, items))
 
         # a cluster of others has more cores than were asked for
-        yield submit, compute.workers if compute.address and compute.workers else _ENOUGH * max(1, cores)
+        yield submit, compute.workers if compute.address and compute.workers else _ENOUGH * cores
     finally:
         if joins:
             ray.shutdown()
+
+
+def _await(ray: Any, coming: Any) -> Any:  # noqa: ANN401 (Ray ships no types)
+    try:
+        return ray.get(coming)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ray.exceptions.RayError):  # one that cannot be sent
+            raise DataError(f"compute: {str(error).strip().splitlines()[-1]}") from error
+        raise error.cause from None
+    except ray.exceptions.RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(
+            f"compute: Ray could not do a piece of work, {_RETRIES} retries included: {reason}"
+        ) from error
 
 
 def _join(ray: Any, compute: ComputeConfig) -> None:  # noqa: ANN401 (a module)
     here: dict[str, Any] = {
         "num_cpus": compute.workers or None,
         "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",  # nobody else can reach it
+        "_node_ip_address": "127.0.0.1",
     }
     here = {} if compute.address else here
     host, colon, port = compute.address.removeprefix("ray://").rpartition(":")

@@ -197,14 +197,20 @@ def open_place(url: str, failure: type[DermtuneError]) -> tuple[Any, str]:
         DermtuneError: as `failure`: fsspec knows no such place, or lacks a package for it.
     """
     settings = _S3 if get_protocol(url) in {"s3", "s3a"} else {}
-    try:
-        files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **settings)
-    except ImportError as error:
-        extra = ": pip install 'dermtune[s3]'" if settings else ""
-        raise failure(f"{url}: {error}{extra}") from error
-    except ValueError as error:
-        raise failure(f"{url}: {error}") from error
+    with using(url, failure):  # some stores are asked at once
+        try:
+            files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **settings)
+        except ImportError as error:
+            extra = ": pip install 'dermtune[s3]'" if settings else ""
+            raise failure(f"{_shown(url)}: {error}{extra}") from error
+        except ValueError as error:
+            raise failure(f"{_shown(url)}: {error}") from error
     return files, root
+
+
+def _shown(url: str) -> str:
+    """Without a password."""
+    return re.sub(r"//[^/@]*@", "//…@", url)
 
 
 @contextmanager
@@ -221,7 +227,7 @@ def using(url: str, failure: type[DermtuneError]) -> Iterator[None]:
     except Exception as error:  # each store's client has a tree of exceptions of its own
         _LOGGER.debug("%s", url, exc_info=error)
         reason = _reason(error)
-        raise failure(f"{url}: cannot be used: {reason}") from OSError(reason)
+        raise failure(f"{_shown(url)}: cannot be used: {reason}") from OSError(reason)
 
 
 def _reason(error: Exception) -> str:

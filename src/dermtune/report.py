@@ -397,7 +397,7 @@ def render(
     alarms: Mapping[str, Sequence[Miss]],
     quarantined: pd.DataFrame,
     ingested: Mapping[str, Any],
-    alike: pd.DataFrame | None,
+    alike: pd.DataFrame,
 ) -> str:
     """Write the report as one self-contained HTML page: no script, nothing fetched.
 
@@ -406,7 +406,7 @@ def render(
         metrics: what metrics.json holds.
         table: the image table, all splits.
         quarantined: what was set aside, with a `reason` each.
-        alike: pairs that look alike, as of `leakage.look_alikes`; None: not known.
+        alike: pairs of a test image and another that look alike, as of `leakage.look_alikes`.
         ingested: `copies` that ingest kept together, and which columns tell the diagnosis (`told`).
         pngs: the figures by name; those that the page does not know are left out.
         misses: by operating point, the most confident ones first …
@@ -436,7 +436,7 @@ def render(
         "alarms": alarms,
         "copies": ingested.get("copies", 0),
         "told": ingested.get("told", []),
-        "alike": None if alike is None else _records(alike),
+        "alike": _records(alike),
         "draws": evaluation.draws,
         "note": evaluation.note(),
         "pngs": pngs,

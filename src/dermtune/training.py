@@ -26,13 +26,14 @@ from dermtune.distributed import (
     own_share,
     processes,
     rank,
+    require_same,
 )
 from dermtune.errors import DataError
 from dermtune.metrics import macro_auroc, recall
 from dermtune.mitigation import GroupWeights
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
-from dermtune.trunk import resolve_device
+from dermtune.trunk import resolve_device, within_memory
 
 if TYPE_CHECKING:
     from dermtune.recipe import FinetuneConfig
@@ -152,6 +153,7 @@ def train_tail(
     )
     state = State(tail, averaged, copy.deepcopy(averaged), optimizer, mitigation.weights)
     history = [EpochRecord(**record) for record in state.load(resume)] if resume else []
+    require_same(len(history), "the folder of --checkpoint must be one that all machines share")
     # as many batches as it takes, but none of one image, of which batch statistics would make nothing
     steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
 
@@ -319,7 +321,8 @@ def predict_logits(tail: Tail, examples: Examples, device: str) -> Tensor:
     parts = torch.split(torch.arange(len(examples.labels)), _EVAL_BATCH)
     with torch.inference_mode():
         own = parts[rank() :: processes()]
-        found = [tail(activations).cpu() for activations, _ in examples.batches(0, own, device)]
+        run = within_memory(tail, "finetune")
+        found = [run(activations).cpu() for activations, _ in examples.batches(0, own, device)]
     return torch.cat(interleave(found, len(parts)))
 
 

@@ -74,6 +74,8 @@ def sent(url: str) -> Iterator[Path]:
         raise
     try:
         if os.environ.get("RANK", "0") == "0":
+            if not made.exists() or (made.is_dir() and not any(made.iterdir())):
+                raise DataError(f"{url}: nothing was written to send")
             _send(made, url)
     except DermtuneError as error:
         raise DataError(f"{error}; what was made is kept in {made}") from error
@@ -110,7 +112,10 @@ def _fetch(url: str, copy: Path, *, max_files: int | None, max_bytes: int | None
         )
     for name, file in progress(files.items(), "fetch", len(files), unit="files"):
         path = copy / _safe(url, name) if name else copy
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError(f"{url}: {name!r} lies in what is a file itself; rename one") from error
         with open_stored(file, DataError, in_order=True) as source, path.open("wb") as target:
             shutil.copyfileobj(source, target, _CHUNK)
         if listed is not None and file_sha256(path) != listed.files[name]:

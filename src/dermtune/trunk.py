@@ -3,6 +3,7 @@
 import copy
 import json
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -121,7 +122,7 @@ class _FromViews(nn.Module):
 
 
 def resolve_device(device: Device, *, key: str) -> str:
-    """`auto` is a GPU where there is one.
+    """`auto` is a GPU where there is one; of torchrun's processes, each has its own.
 
     Raises:
         ConfigError: a GPU is asked for, by `key` in params.yaml, where there is none.
@@ -129,7 +130,10 @@ def resolve_device(device: Device, *, key: str) -> str:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError(f"{key}: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
-    return "cuda" if device != "cpu" and available else "cpu"
+    if device == "cpu" or not available:
+        return "cpu"
+    # named, for a thread that makes batches does not know which one is current
+    return f"cuda:{os.environ['LOCAL_RANK']}" if torch.distributed.is_torchelastic_launched() else "cuda"
 
 
 def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Runner:
@@ -216,8 +220,12 @@ def torch_function(trunk: Trunk, *, dtype: str, device: str) -> Callable[[Tensor
     return run
 
 
-def within_memory(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def within_memory(run: Callable[[Tensor], Tensor], stage: str = "embed") -> Callable[[Tensor], Tensor]:
     """The same function of rows, which takes fewer of them at once where a GPU has no room for all.
+
+    Args:
+        run: of a batch, row by row.
+        stage: whose device the GPU is, for errors.
 
     Raises:
         DataError: there is no room for a single row.
@@ -233,8 +241,8 @@ def within_memory(run: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]
             except torch.OutOfMemoryError as error:
                 if size <= 1:
                     raise DataError(
-                        "embed: the GPU has no room for the trunk and one image; use a smaller"
-                        " backbone.input_size or embed.device: cpu"
+                        f"{stage}: the GPU has no room for the network and one image; use a smaller"
+                        f" backbone.input_size or {stage}.device: cpu"
                     ) from error
                 most = size // 2
                 log.warning("warning: no room for %d images on the GPU; going on with %d at once", size, most)

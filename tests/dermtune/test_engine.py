@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -58,7 +59,21 @@ def make_refusing():
 
 
 def refuse(number):
-    raise DataError(f"{number} is refused")
+    raise DataError(f"{number} is refused") from OSError("the store is away")
+
+
+def make_strange():
+    return raise_strange
+
+
+class StrangeError(Exception):
+    def __init__(self, one, two):
+        super().__init__("strange")
+        self.lock = lambda: one
+
+
+def raise_strange(number):
+    raise StrangeError(number, number)
 
 
 def make_dying_runner(marker, make):
@@ -88,10 +103,13 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def cluster(pieces: Any) -> Iterator[None]:  # noqa: ANN401, ARG001
     """One for all tests: it takes seconds to start."""
-    ray = pytest.importorskip("ray", reason="Ray is an extra")
-    _join(ray, RAY)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")  # read when Ray is imported
+        patch.setenv("RAY_AUTH_TOKEN", "1" * 64)
+        ray = pytest.importorskip("ray", reason="Ray is an extra")
+        _join(ray, RAY)
+        yield
+        ray.shutdown()
 
 
 @pytest.mark.usefixtures("cluster")
@@ -112,8 +130,32 @@ def test_what_kills_every_worker_is_told(pieces: Any) -> None:  # noqa: ANN401
 @pytest.mark.usefixtures("cluster")
 def test_what_the_work_raises_is_raised_here(pieces: Any) -> None:  # noqa: ANN401
     for compute, processes in ((RAY, False), (LOCAL, True), (LOCAL, False)):
-        with pytest.raises(DataError, match=r"^7 is refused$"):
+        with pytest.raises(DataError, match=r"^7 is refused$") as told:
             list(each(compute, pieces.make_refusing, [7, 8], processes=processes))
+        assert str(told.value.__cause__) == "the store is away", "a flow tries again after an OSError"
+    with pytest.raises(DataError, match="strange"):
+        list(each(RAY, pieces.make_strange, [1]))
+    with pytest.raises(ConfigError, match="the Ray cluster has no GPU"):
+        list(each(RAY, pieces.make_refusing, [1], gpus=1))
+
+
+@pytest.mark.usefixtures("cluster")
+def test_who_does_not_know_the_secret_is_let_in_nowhere() -> None:
+    ray = pytest.importorskip("ray")
+    address = ray.get_runtime_context().gcs_address
+    stranger = "import ray, sys; ray.init(address=sys.argv[1]); print('let in')"
+    environment = {**os.environ, "RAY_AUTH_TOKEN": "0" * 64}
+    tried = subprocess.run(
+        [sys.executable, "-c", stranger, address],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+    )
+    assert tried.returncode != 0
+    assert "let in" not in tried.stdout
+    assert "token" in tried.stderr.lower()
 
 
 def test_a_local_process_that_is_killed_is_told(pieces: Any) -> None:  # noqa: ANN401

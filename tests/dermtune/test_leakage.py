@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from dermtune.errors import DataError
-from dermtune.leakage import find_leaks, look_alikes, require_no_leakage
+from dermtune.leakage import find_leaks, require_no_leakage
 
 
 def make(count: int = 60) -> tuple[pd.DataFrame, np.ndarray]:
@@ -55,22 +55,3 @@ def test_a_planted_leak_stops_a_stage(ingested: Path, tmp_path: Path) -> None:
     names = [table["image_id"][row] for row in (train, test)]
     with pytest.raises(DataError, match=rf"{names[0]} \(train\) and {names[1]} \(test\) show the same"):
         require_no_leakage(tmp_path)
-
-
-@pytest.mark.parametrize("usual", [0.5, 0.999])
-def test_where_the_frozen_layers_do_not_tell_images_apart_none_is_called_a_copy(
-    usual: float, caplog: pytest.LogCaptureFixture
-) -> None:
-    table, prints = make()
-    seen = np.random.default_rng(1).normal(size=(60, 64))
-    seen = seen / np.linalg.norm(seen, axis=1, keepdims=True) * (1 - usual) ** 0.5
-    seen[:, 0] += usual**0.5
-    seen = (seen / np.linalg.norm(seen, axis=1, keepdims=True)).astype(np.float32)
-    prints[2], seen[2] = prints[3], seen[3]  # test and train
-    is_test = (table["split"] == "test").to_numpy(bool)
-    if usual < 0.9:
-        with pytest.raises(DataError, match=r"I2 \(test\) and I3 show one photograph"):
-            look_alikes(table, prints, seen[is_test], seen[~is_test])
-    else:
-        assert look_alikes(table, prints, seen[is_test], seen[~is_test]) is None
-        assert "cannot tell crops" in caplog.text

@@ -148,5 +148,5 @@ def test_a_batch_that_finds_no_room_goes_in_parts(caplog: pytest.LogCaptureFixtu
     def fail(_: torch.Tensor) -> torch.Tensor:
         raise torch.OutOfMemoryError
 
-    with pytest.raises(DataError, match="no room for the trunk and one image"):
+    with pytest.raises(DataError, match="no room for the network and one image"):
         within_memory(fail)(rows)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _MODULES = ("dermtune.augmentation", "dermtune.stages.augment", "dermtune_bundle.decode")
 _SHOWN, _THUMBNAIL = 6, 112  # images, pixels
-_TOGETHER = 16  # images in one piece of work
+_TOGETHER, _AT_ONCE = 16, 128 << 20  # images in one piece of work, and bytes of their views at most
 
 
 class AugmentConfig(Config):
@@ -92,12 +93,13 @@ def augment(
         def create(name: str, count: int) -> Path:
             return opened.enter_context(create_rows(out / name, (count, *shape), "uint8")).absolute()
 
-        parts = _parts(train, [create(name, len(train)) for name in varied], vary=True)
+        together = max(1, min(_TOGETHER, _AT_ONCE // (config.views * math.prod(shape))))
+        parts = _parts(train, together, [create(name, len(train)) for name in varied], vary=True)
         for name, rows in unvaried.items():
-            parts += _parts(rows, [create(name, len(rows))], vary=False)
+            parts += _parts(rows, together, [create(name, len(rows))], vary=False)
         total = sum(len(part.places) for part in parts)
         done = each(compute, make, parts, processes=True)
-        written = sum(progress(done, "augment", total, step=_TOGETHER))
+        written = sum(progress(done, "augment", total, step=together))
         if written != total:
             raise DataError(f"{out}: {written} images written of {total}; run augment again")
     shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
@@ -119,9 +121,9 @@ def augment(
     log.info("%d training images, %d views each; %d validation images", len(train), config.views, len(val))
 
 
-def _parts(places: list[Place], files: list[Path], *, vary: bool) -> list[Part]:
-    starts = range(0, len(places), _TOGETHER)
-    return [Part(places[start : start + _TOGETHER], start, files, vary) for start in starts]
+def _parts(places: list[Place], together: int, files: list[Path], *, vary: bool) -> list[Part]:
+    starts = range(0, len(places), together)
+    return [Part(places[start : start + together], start, files, vary) for start in starts]
 
 
 def _make_augment_part(config: AugmentConfig, images: Path, size: int, seed: int) -> Callable[[Part], int]:

@@ -166,11 +166,11 @@ def _measure(
         return image, graph.run(image).activation_map
 
     seen = look_at_images(graph, packed, found, description="evaluate")
-    alike = None
+    alike = pd.DataFrame(columns=["test", "other"])
     if known is not None:
         frozen = seen.frozen(known.shape[1])
         alike = look_alikes(table, open_array(images / PRINTS), frozen, known.astype(np.float32))
-        if alike is not None and len(alike):
+        if len(alike):
             first, second = alike.iloc[0][["test", "other"]]
             message = "warning: %d pairs of a test image and another look alike, such as %s and %s: see %s"
             log.warning(message, len(alike), first, second, out / "look_alikes.csv")
@@ -218,8 +218,7 @@ def _measure(
         pd.concat([test[["image_id", "lesion_id", "label"]], scores], axis=1).to_parquet(
             temporary, index=False
         )
-    (out / "look_alikes.csv").unlink(missing_ok=True)  # of an earlier run, which could tell
-    write_tables(evaluation.tables() | ({} if alike is None else {"look_alikes": alike}), out)
+    write_tables(evaluation.tables() | {"look_alikes": alike}, out)
     for name, png in pngs.items():
         _write(out / f"{name}.png", png)
     for name, content in (("metrics.json", metrics), ("headline.json", headline(metrics))):

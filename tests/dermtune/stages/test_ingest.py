@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
 
 from dermtune.appearance import MASKS, unpack_mask
+from dermtune.engine import ComputeConfig
 from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
 from dermtune.places import Place
@@ -370,7 +371,7 @@ def test_a_bucket_is_a_source_as_a_folder_is_and_what_it_held_is_not_looked_at_a
     class EnoughError(Exception):
         pass
 
-    def spy(images: list[SourceImage]) -> None:
+    def spy(images: list[SourceImage], _: ComputeConfig) -> None:
         raise EnoughError([image.image_id for image in images])
 
     monkeypatch.setattr(stage, "check_images", spy)
