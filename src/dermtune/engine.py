@@ -201,8 +201,6 @@ def _await(ray: Any, coming: Any) -> Any:  # noqa: ANN401 (Ray ships no types)
     try:
         return ray.get(coming)
     except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, ray.exceptions.RayError):  # one that cannot be sent
-            raise DataError(f"compute: {str(error).strip().splitlines()[-1]}") from error
         raise error.cause from None
     except ray.exceptions.RayError as error:
         reason = str(error).partition("\n")[0]

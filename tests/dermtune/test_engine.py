@@ -123,7 +123,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(pieces: Any, tmp_path
 
 @pytest.mark.usefixtures("cluster")
 def test_what_kills_every_worker_is_told(pieces: Any) -> None:  # noqa: ANN401
-    with pytest.raises(DataError, match="could not do a piece of work, 3 retries included"):
+    with pytest.raises(DataError, match="could not do a piece of work, 3 retries"):
         list(each(RAY, pieces.make_deadly, [1]))
 
 
@@ -133,7 +133,7 @@ def test_what_the_work_raises_is_raised_here(pieces: Any) -> None:  # noqa: ANN4
         with pytest.raises(DataError, match=r"^7 is refused$") as told:
             list(each(compute, pieces.make_refusing, [7, 8], processes=processes))
         assert str(told.value.__cause__) == "the store is away", "a flow tries again after an OSError"
-    with pytest.raises(DataError, match="strange"):
+    with pytest.raises(DataError, match="Failed to deserialize exception"):
         list(each(RAY, pieces.make_strange, [1]))
     with pytest.raises(ConfigError, match="the Ray cluster has no GPU"):
         list(each(RAY, pieces.make_refusing, [1], gpus=1))
