@@ -52,7 +52,7 @@ bench: ## list the benchmarks; each prints the ratios that it measures
 	@ls benchmarks/*.py | grep -v side_by_side | sed 's|^|  $(BIN)/python |' || true
 
 lock: $(READY) ## write requirements.lock anew from pyproject.toml
-	uv pip compile pyproject.toml --quiet --extra train --extra serve --extra heic --extra dicom --extra parquet --extra s3 --extra isic --extra study --group dev --universal --python-version 3.11 \
+	uv pip compile pyproject.toml --quiet --extra train --extra serve --extra heic --extra dicom --extra parquet --extra ray --extra s3 --extra isic --extra study --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o requirements.lock
 	uv pip compile benchmarks/fastai.in --quiet -c requirements.lock --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --custom-compile-command "make lock" -o benchmarks/fastai.txt

@@ -19,9 +19,9 @@ import torch
 
 from dermtune.backbone import load_backbone
 from dermtune.params import read_params
-from dermtune.shards import create_array, open_array
-from dermtune.stages.embed import embed_array
-from dermtune.trunk import make_runner, onnx_function, resolve_device, torch_function
+from dermtune.shards import create_array
+from dermtune.stages.embed import embed_files
+from dermtune.trunk import onnx_function, onnx_graph, resolve_device, runner_maker, torch_function
 
 TURNS = 5
 
@@ -40,8 +40,8 @@ def main() -> None:
     resident = rng.integers(0, 256, (batch, size, size, 3), dtype=np.uint8)
     batches = chosen.images // batch
     trunk, dtype = load_backbone(backbone).trunk, params.embed.dtype
-    run = make_runner(trunk, input_size=size, dtype=dtype, device=device)
-    shape = next(run([resident])).shape[1:]
+    run = runner_maker(trunk, input_size=size, dtype=dtype, device=device)()
+    shape = trunk.output_shape(size)
 
     def run_alone() -> None:
         for _ in range(batches):
@@ -50,19 +50,19 @@ def main() -> None:
             torch.cuda.synchronize()
 
     if device == "cpu":
-        bare, there = onnx_function(trunk, input_size=size, dtype=dtype), resident
+        bare, there = onnx_function(onnx_graph(trunk, input_size=size, dtype=dtype)), resident
     else:
         bare = torch_function(trunk, dtype=dtype, device=device)
         there = torch.from_numpy(resident).to(device)
     alone, stage = [], []
     with tempfile.TemporaryDirectory() as folder:
-        views, out = Path(folder, "views.npy"), Path(folder, "activations.npy")
+        views, out = Path(folder, "views.npy"), Path(folder, "activations")
         with create_array(views, (batches * batch, size, size, 3), "uint8") as array:
             for _ in range(batches):
                 array.append(resident)
         for _ in range(TURNS):
             alone.append(_seconds(run_alone))
-            stage.append(_seconds(lambda: embed_array(params.embed, run, open_array(views), shape, out)))
+            stage.append(_seconds(lambda: embed_files(params.embed, lambda: run, [views], shape, out)))
     print(f"cut {chosen.cut}, {size} px, {batches} batches of {batch}, {device}; the median of {TURNS} turns")
     rates = [batches * batch / statistics.median(seconds) for seconds in (alone, stage)]
     for name, rate in zip(("already in memory", "embed, from file to file"), rates, strict=True):

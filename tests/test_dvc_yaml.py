@@ -93,7 +93,7 @@ def test_a_study_has_one_name_in_all_places() -> None:
 
 def test_there_are_these_stages_and_no_others(dvc_yaml: dict[str, Any]) -> None:
     assert tuple(dvc_yaml["stages"]) == STAGES + BESIDE
-    shared, of_flows = {"seed", "backbone"}, {"monitor", "retrain"}
+    shared, of_flows = {"seed", "backbone", "compute"}, {"monitor", "retrain"}
     assert set(Params.model_fields) == {*STAGES, *BESIDE, *shared, *of_flows, "study"}
 
 

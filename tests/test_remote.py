@@ -6,6 +6,7 @@ import subprocess
 from contextlib import chdir
 from pathlib import Path
 
+import fsspec
 import pytest
 from dvc.cli import main
 
@@ -96,3 +97,14 @@ def test_a_clone_pulls_from_a_bucket_and_the_run_cache_spares_runs_that_no_commi
     (colleague / "dvc.lock").unlink()
     dvc(colleague, "repro")
     assert runs.read_text() == "ran\n"
+
+
+def test_a_bucket_of_images_is_watched_as_a_folder_is(project: Path, runs: Path, s3: str) -> None:
+    bucket = fsspec.filesystem("s3", skip_instance_cache=True)
+    bucket.pipe_file(f"{s3}/images/a.jpg", b"a")
+    (project / "params.yaml").write_text(f"ingest:\n  path: {s3}/images\n")
+    (project / "dvc.yaml").write_text(STAGE.replace("deps: [images.txt]", "deps: ['${ingest.path}']"))
+    for content, times in ((b"a", 2), (b"a", 2), (b"b", 3)):
+        bucket.pipe_file(f"{s3}/images/a.jpg", content)
+        dvc(project, "repro")
+        assert runs.read_text() == "ran\n" * times

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,10 @@ import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from timm.layers.helpers import to_2tuple
 from torch import Tensor, nn
 
+from dermtune.chain import chain_of
 from dermtune.config import BackboneConfig
 from dermtune.errors import ConfigError
 
@@ -110,6 +111,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
 
 
 def _as_backbone(model: Any, config: BackboneConfig) -> Backbone:  # noqa: ANN401 (timm ships no type for it)
+    _resize(model, config)
     units, frozen = _cut(model, config)
     normal = model.pretrained_cfg
     return Backbone(Trunk(units[:frozen], normal["mean"], normal["std"]), units[frozen:], model.num_features)
@@ -134,6 +136,7 @@ def check_backbone(config: BackboneConfig) -> None:
         _require_packaged(config)
     elif config.weights != "timm" and not Path(config.weights).is_file():
         raise ConfigError(f"backbone.weights: {config.weights!r}: no such file; {_WEIGHTS}")
+    _resize(model, config)
     _cut(model, config)
 
 
@@ -157,6 +160,26 @@ def _create(config: BackboneConfig, *, pretrained: bool) -> Any:  # noqa: ANN401
     except Exception as error:
         reason = f"the weights of {config.name} could not be had from timm's hub: {error}"
         raise ConfigError(f"backbone.weights: {reason}") from error
+
+
+def _resize(model: Any, config: BackboneConfig) -> None:  # noqa: ANN401 (timm ships no type for it)
+    """Fit what depends on the image's size, such as position embeddings; the weights are in already."""
+    if not hasattr(model, "set_input_size"):
+        return
+    size = config.input_size
+    patch = max(to_2tuple(getattr(getattr(model, "patch_embed", None), "patch_size", 1)))
+    if size % patch:
+        below = size - size % patch
+        raise ConfigError(
+            f"backbone.input_size: {config.name} sees patches of {patch} pixels, which do not divide {size};"
+            f" use {below} or {below + patch}"
+        )
+    try:
+        model.set_input_size(img_size=(size, size))
+    except Exception as error:  # networks of other kinds fail in ways of their own
+        raise ConfigError(
+            f"backbone.input_size: {config.name} cannot see {size} pixels: {error!r:.200}"
+        ) from error
 
 
 def _load_weights(model: nn.Module, config: BackboneConfig) -> None:
@@ -205,53 +228,16 @@ def _cut(
     model: Any,  # noqa: ANN401 (timm ships no type for it)
     config: BackboneConfig,
 ) -> tuple[list[nn.Module], int]:
-    """The network, in eval mode, as a chain of units, and how many of them are frozen.
+    """The network as a chain of units, and how many of them are frozen.
 
     Raises:
-        ConfigError: the chain is not the network, its features are no map, or it is shorter than the cut.
+        ConfigError: the network is no chain, or it is shorter than the cut.
     """
-    model.eval()
-    try:
-        units, blocks_end = _chain(model)
-        with torch.inference_mode():
-            probe = torch.rand(1, 3, config.input_size, config.input_size)
-            features = model.forward_features(probe)
-            is_chain = torch.equal(nn.Sequential(*units)(probe), features)
-    except Exception as error:  # networks of other kinds fail in ways of their own
+    chain = chain_of(model, name=config.name, input_size=config.input_size)
+    blocks = len(chain.blocks_end) - 1
+    if config.cut > blocks:
         raise ConfigError(
-            f"backbone.name: {config.name} cannot be cut at {config.input_size} pixels: {error!r:.200}"
-        ) from error
-    if not is_chain or features.ndim != 4 or features.shape[1] != model.num_features:  # noqa: PLR2004 (N, C, h, w)
-        raise ConfigError(f"backbone.name: {config.name} is no plain chain of blocks, so it cannot be cut")
-    if config.cut >= len(blocks_end):
-        raise ConfigError(
-            f"backbone.cut: {config.name} has {len(blocks_end) - 1} blocks, so at most that many can be"
-            f" frozen, got {config.cut}"
+            f"backbone.cut: {config.name} has {blocks} blocks, so at most that many can be frozen,"
+            f" got {config.cut}"
         )
-    return units, blocks_end[config.cut]
-
-
-def _chain(
-    model: Any,  # noqa: ANN401 (timm ships no type for it)
-) -> tuple[list[nn.Module], list[int]]:
-    """The network as a chain of units, and how many units lie before each cut, 0 to the number of blocks."""
-    # 'blocks' or 'stages'; '' where the blocks lie on top
-    parent = model.feature_info[-1]["module"].rpartition(".")[0]
-    named = list(_units(model, parent))
-    tops = {info["module"] for info in model.feature_info}
-    is_block = [
-        name.startswith(f"{parent}.") if parent else name in tops and any(True for _ in unit.parameters())
-        for name, unit in named
-    ]
-    blocks_end = [0, *(index + 1 for index, block in enumerate(is_block) if block)]
-    return [unit for _, unit in named], blocks_end
-
-
-def _units(model: nn.Module, parent: str) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in model.named_children():
-        if name in {"global_pool", "head", "classifier", "fc", "head_drop"}:
-            return
-        if name == parent and isinstance(child, nn.Sequential):
-            yield from ((f"{name}.{key}", block) for key, block in child.named_children())
-        else:
-            yield name, child
+    return chain.units, chain.blocks_end[config.cut]

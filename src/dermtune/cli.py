@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,22 +28,95 @@ if TYPE_CHECKING:
     from dermtune_bundle.manifest import Manifest
     from dermtune_bundle.predict import FoundFiles
 
-Folder = click.Path(path_type=Path)
 F = TypeVar("F", bound=Callable[..., None])
+_URLS = "dermtune.urls"  # in a command's meta: from a path here to the URL that it stands for
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Local(click.Path):
+    """A file or folder of this machine."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
+        if "://" in str(value := _plain(value)):
+            raise DermtuneError(f"{value}: must be on this machine; fetch it first")
+        return super().convert(value, param, ctx)
+
+
+class _Stored(click.Path):
+    """A file or folder of this machine or in a store: a URL stays a string, until `_Command` has it here."""
+
+    def __init__(self, *, is_written: bool = False, is_bundle: bool = False) -> None:
+        super().__init__(path_type=Path)
+        self.is_written, self.is_bundle = is_written, is_bundle
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
+        value = _plain(value)
+        return value if "://" in str(value) else super().convert(value, param, ctx)
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 (click's)
+    """What lies here as a path, though it be written as a URL."""
+    return value.removeprefix("file://") if isinstance(value, str) else value
+
+
+class _Command(click.Command):
+    """A command whose function is given paths alone: what is in a store is fetched before, and sent after."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 (click's)
+        kinds = {str(param.name): param.type for param in self.params if isinstance(param.type, _Stored)}
+        urls = {name: url for name in kinds if isinstance(url := ctx.params.get(name), str)}
+        with ExitStack() as stack:
+            # what is to be written first: a place that cannot be is told before anything is fetched
+            for name in sorted(urls, key=lambda name: not kinds[name].is_written):
+                ctx.params[name] = here = stack.enter_context(_here(urls[name], kinds[name]))
+                ctx.meta.setdefault(_URLS, {})[str(here)] = urls[name]
+            return super().invoke(ctx)
+
+
+class _Group(click.Group):
+    command_class = _Command
+    group_class = type
+
+
+def _here(url: str, kind: _Stored) -> AbstractContextManager[Path]:
+    if find_spec("fsspec") is None:
+        raise DermtuneError(f"{url}: stores are reached through fsspec: pip install 'dermtune[s3]'")
+    from dermtune.transport import fetched, sent
+    from dermtune_bundle.container import MAX_BYTES, MAX_FILES
+
+    if kind.is_written:
+        return sent(url)
+    return fetched(url, max_files=MAX_FILES, max_bytes=MAX_BYTES) if kind.is_bundle else fetched(url)
+
+
+def _place(path: Path) -> str:
+    """What people call a file: where it comes from, or is sent."""
+    text = str(path)
+    for here, url in click.get_current_context().meta.get(_URLS, {}).items():
+        text = text.replace(here, url.rstrip("/"))
+    return text
+
+
+Folder = _Local()
+Read = _Stored()
+Written = _Stored(is_written=True)
+BundlePlace = _Stored(is_bundle=True)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="dermtune")
 def cli() -> None:
     """From dermoscopic images to a checked, exported model."""
 
 
 def _in(name: str, what: str) -> Callable[[F], F]:
-    return click.option(name, type=Folder, required=True, help=what)
+    return click.option(name, type=Read, required=True, help=what)
 
 
-_out = _in("--out", "Folder to write.")
+_out = click.option("--out", type=Written, required=True, help="Folder to write.")
 _key = click.option(
     "--key", type=Folder, help="Public key that must have signed the bundle, else it is refused."
 )
@@ -64,7 +137,8 @@ def _read_params(path: Path, *, network: bool = True) -> "Params":
     from dermtune.params import read_params
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("dermtune").setLevel(logging.INFO)
+    is_first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which would all say the same
+    logging.getLogger("dermtune").setLevel(logging.INFO if is_first else logging.WARNING)
     params = read_params(path)
     if network:
         from dermtune.backbone import check_backbone
@@ -95,7 +169,15 @@ def ingest(params: Path, splits: Path | None, key: Path | None, notes: Path | No
     choices = _read_params(params)
     from dermtune.stages.ingest import ingest as stage
 
-    stage(choices.ingest, seed=choices.seed, out=out, splits=splits, key=key, notes=notes)
+    stage(
+        choices.ingest,
+        seed=choices.seed,
+        out=out,
+        splits=splits,
+        key=key,
+        notes=notes,
+        compute=choices.compute,
+    )
 
 
 @cli.command("fetch")
@@ -123,7 +205,7 @@ def fetch_archive(query: str, out: Path, limit: int | None, licenses: tuple[str,
 
 
 @cli.command("keep-splits")
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--images", type=Read, default="data/ingest", show_default=True, help="What ingest wrote.")
 @click.option("--out", type=Folder, default="data/splits.csv", show_default=True, help="File to add them to.")
 def keep_splits(images: Path, out: Path) -> None:
     """Keep each image in its split when images come in or go.
@@ -149,7 +231,14 @@ def augment(params: Path, images: Path, out: Path) -> None:
     choices = _read_params(params)
     from dermtune.stages.augment import augment as stage
 
-    stage(choices.augment, input_size=choices.backbone.input_size, seed=choices.seed, images=images, out=out)
+    stage(
+        choices.augment,
+        input_size=choices.backbone.input_size,
+        seed=choices.seed,
+        images=images,
+        out=out,
+        compute=choices.compute,
+    )
 
 
 @cli.command()
@@ -161,14 +250,19 @@ def embed(params: Path, views: Path, out: Path) -> None:
     choices = _read_params(params, network=False)
     from dermtune.stages.embed import embed as stage
 
-    stage(choices.embed, backbone=choices.backbone, views=views, out=out)
+    stage(choices.embed, backbone=choices.backbone, views=views, out=out, compute=choices.compute)
 
 
 @cli.command()
 @_params
 @_in("--images", "What ingest wrote.")
 @_in("--activations", "What embed wrote.")
-@_in("--checkpoint", "File that keeps an interrupted training; removed at its end.")
+@click.option(
+    "--checkpoint",
+    type=Folder,
+    required=True,
+    help="File that keeps an interrupted training; removed at its end.",
+)
 @_out
 def finetune(params: Path, images: Path, activations: Path, checkpoint: Path, out: Path) -> None:
     """Stage 4: train the tail, or an ensemble of tails."""
@@ -201,9 +295,11 @@ def calibrate(params: Path, images: Path, tails: Path, out: Path) -> None:
 
 @cli.command()
 @_params
-@click.option("--images", type=Folder, help="What ingest wrote.")
-@click.option("--model", type=Folder, help="What calibrate wrote.")
-@click.option("--bundle", type=Folder, help="A finished bundle, to be measured on another source instead.")
+@click.option("--images", type=Read, help="What ingest wrote.")
+@click.option("--model", type=Read, help="What calibrate wrote.")
+@click.option(
+    "--bundle", type=BundlePlace, help="A finished bundle, to be measured on another source instead."
+)
 @click.option("--source", help="That source: as ingest.source of params.yaml.")
 @click.option("--path", help="Its folder.")
 @click.option("--label", "labels", multiple=True, metavar="LABEL=CLASS", help="Its label for a class.")
@@ -237,9 +333,9 @@ def evaluate(params: Path, out: Path, **options: Any) -> None:  # noqa: ANN401 (
 
 
 @cli.command()
-@click.argument("first", type=Folder)
-@click.argument("second", type=Folder)
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.argument("first", type=BundlePlace)
+@click.argument("second", type=BundlePlace)
+@click.option("--images", type=Read, default="data/ingest", show_default=True, help="What ingest wrote.")
 @click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Of the bootstrap.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap.")
 def compare(first: Path, second: Path, images: Path, draws: int, seed: int) -> None:
@@ -275,8 +371,8 @@ def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
 
 @cli.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option("--activations", type=Folder, default="data/embed", show_default=True, help="What embed wrote.")
+@click.option("--images", type=Read, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--activations", type=Read, default="data/embed", show_default=True, help="What embed wrote.")
 @click.option(
     "--storage",
     type=Folder,
@@ -284,7 +380,7 @@ def export(params: Path, model: Path, evaluation: Path, out: Path) -> None:
     show_default=True,
     help="SQLite file that keeps the trials; a search that was interrupted goes on.",
 )
-@click.option("--out", type=Folder, default="data/search", show_default=True, help="Folder to write.")
+@click.option("--out", type=Written, default="data/search", show_default=True, help="Folder to write.")
 @click.option(
     "--write-back/--keep-params", default=True, help="Write the best values to params.yaml, or not."
 )
@@ -314,6 +410,7 @@ def search(
         activations=activations,
         storage=storage,
         out=out,
+        compute=choices.compute,
     )
     if write_back:
         write_params(params, "finetune", best)
@@ -322,7 +419,7 @@ def search(
 
 def _made_by(name: str, stage: str) -> Callable[[F], F]:
     return click.option(
-        name, type=Folder, default=f"data/{stage}", show_default=True, help=f"What {stage} wrote."
+        name, type=Read, default=f"data/{stage}", show_default=True, help=f"What {stage} wrote."
     )
 
 
@@ -338,7 +435,7 @@ def _kept(study: str) -> Callable[[F], F]:
 
 def _study_out(study: str) -> Callable[[F], F]:
     default = f"data/study/{study}"
-    return click.option("--out", type=Folder, default=default, show_default=True, help="Folder to write.")
+    return click.option("--out", type=Written, default=default, show_default=True, help="Folder to write.")
 
 
 @cli.group()
@@ -348,10 +445,10 @@ def study() -> None:
 
 @study.command()
 @_params
-@click.option("--images", type=Folder, default="data/ingest", show_default=True, help="What ingest wrote.")
-@click.option("--activations", type=Folder, default="data/embed", show_default=True, help="What embed wrote.")
+@click.option("--images", type=Read, default="data/ingest", show_default=True, help="What ingest wrote.")
+@click.option("--activations", type=Read, default="data/embed", show_default=True, help="What embed wrote.")
 @click.option("--share", "shares", type=click.FloatRange(0, 1), multiple=True, default=(0.25, 0.5, 1.0))
-@click.option("--out", type=Folder, default="data/study", show_default=True, help="Folder to write.")
+@click.option("--out", type=Written, default="data/study", show_default=True, help="Folder to write.")
 def leakage(params: Path, images: Path, activations: Path, shares: tuple[float, ...], out: Path) -> None:
     """What would a leak have bought? Trains with shares of the test lesions among the training images.
 
@@ -385,7 +482,7 @@ def transfer(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
     curves = run_transfer_study(choices, images=images, checkpoint=checkpoint, out=out)
     for row in curves[(curves["curve"] == "lesions") & (curves["measure"] == "asymptote")].itertuples():
         click.echo(f"{row.network:16} AUROC {row.value:.3f} [{row.low:.3f}, {row.high:.3f}] on all lesions")
-    click.echo(f"{out / 'transfer.html'}")
+    click.echo(_place(out / "transfer.html"))
 
 
 @study.command()
@@ -407,7 +504,7 @@ def robustness(params: Path, images: Path, tails: Path, checkpoint: Path, out: P
     tables = run_robustness_study(choices, images=images, tails=tails, checkpoint=checkpoint, out=out)
     for row in tables["errors"].itertuples():
         click.echo(f"{row.artefact!s:20} corruption error {row.value:.2f} [{row.low:.2f}, {row.high:.2f}]")
-    click.echo(f"{out / 'robustness.html'}")
+    click.echo(_place(out / "robustness.html"))
 
 
 @study.command()
@@ -433,7 +530,7 @@ def attacks(params: Path, images: Path, tails: Path, model: Path, checkpoint: Pa
     strongest = curves[(curves["attack"] == "strongest") & (curves["norm"] == "linf")]
     for row in strongest.itertuples():
         click.echo(f"{row.decision:16} {row.eps:3g}/255: {row.value:.0%} of {row.images} stay right")
-    click.echo(f"{out / 'attacks.html'}")
+    click.echo(_place(out / "attacks.html"))
 
 
 @study.command()
@@ -456,7 +553,7 @@ def bias(params: Path, images: Path, checkpoint: Path, out: Path) -> None:
         of = f"{row['attribute']} {row['mitigation']}"
         span = f"[{row['low']:.3f}, {row['high']:.3f}]"
         click.echo(f"{of:28} AUROC {row['value']:.3f} {span} in the worst group, {row['which']}")
-    click.echo(f"{out / 'bias.html'}")
+    click.echo(_place(out / "bias.html"))
 
 
 @study.command()
@@ -493,7 +590,7 @@ def microscope(
         click.echo(
             f"{layer:8} best single channels: AUROC {rows['auroc'].astype(float).mean():.3f} on validation"
         )
-    click.echo(f"{out / 'microscope.html'}")
+    click.echo(_place(out / "microscope.html"))
 
 
 @study.command()
@@ -525,7 +622,7 @@ def where(params: Path, images: Path, model: Path, tails: Path, checkpoint: Path
     for _, row in methods[methods["measure"] == "pointing"].iterrows():
         interval = f"[{row['low']:.3f}, {row['high']:.3f}] of {row['images']} images"
         click.echo(f"{row['method']:10} maximum in the lesion {row['value']:.3f} {interval}")
-    click.echo(f"{out / 'where.html'}")
+    click.echo(_place(out / "where.html"))
 
 
 @study.command()
@@ -568,7 +665,7 @@ def cost(params: Path, splits: Path, key: Path, checkpoint: Path, out: Path) -> 
     costs = run_cost_study(choices, splits=splits, key=key, checkpoint=checkpoint, out=out)
     for row in costs.assign(hours=costs["joules"] / 3600).itertuples():
         click.echo(f"{row.stage:10} {row.seconds:8.1f} s {row.hours:8.3f} Wh {row.grams:8.3f} g CO2e")
-    click.echo(f"{out / 'cost.html'}")
+    click.echo(_place(out / "cost.html"))
 
 
 @cli.command()
@@ -598,7 +695,7 @@ def summary(data: Path) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=Folder)
+@click.argument("bundle", type=BundlePlace)
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=Folder)
 @click.option(
     "--format",
@@ -701,7 +798,7 @@ def _row(
 
 
 @cli.command()
-@click.argument("bundle", type=Folder)
+@click.argument("bundle", type=BundlePlace)
 @_key
 def verify(bundle: Path, key: Path | None) -> None:
     """Check that a bundle is whole, unchanged and by whom you think, and that it computes here as there.
@@ -739,8 +836,8 @@ def verify(bundle: Path, key: Path | None) -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=Folder)
-@click.argument("out", type=Folder)
+@click.argument("bundle", type=BundlePlace)
+@click.argument("out", type=Written)
 @click.option("--key", type=Folder, help="Private key (STEM.key of `dermtune keygen`) to sign with.")
 def pack(bundle: Path, out: Path, key: Path | None) -> None:
     """Write a checked copy of BUNDLE to OUT, one file if OUT ends in .zip, and sign it.
@@ -753,7 +850,7 @@ def pack(bundle: Path, out: Path, key: Path | None) -> None:
 
     pack_bundle(bundle, out, key=key)
     opened = Bundle.open(out)
-    click.echo(f"{out}: version {opened.version}")
+    click.echo(f"{_place(out)}: version {opened.version}")
     click.echo(f"signed by: {opened.claimed_key or 'nobody'}{'' if key else ', not checked'}")
 
 
@@ -785,7 +882,7 @@ def schema() -> None:
 
 
 @cli.command()
-@click.argument("bundle", type=Folder)
+@click.argument("bundle", type=BundlePlace)
 @click.option(
     "--host", default="127.0.0.1", show_default=True, help="Address; 0.0.0.0 to be reached from elsewhere."
 )
@@ -899,23 +996,23 @@ def show(registry: "Registry", version: str) -> None:
 
 
 @registry.command()
-@click.argument("bundle")
+@click.argument("bundle", type=BundlePlace)
 @click.option("--reason", required=True, help="Why, for the history.")
 @click.option(
     "--images",
-    type=Folder,
+    type=Read,
     help="What ingest wrote when BUNDLE was made: keep beside it what the monitor flow compares with.",
 )
 @click.pass_obj
-def promote(registry: "Registry", bundle: str, reason: str, images: Path | None) -> None:
+def promote(registry: "Registry", bundle: Path, reason: str, images: Path | None) -> None:
     """Make BUNDLE, a folder, a .zip or a version that is kept, the champion."""
     from dermtune.promotion import kept_beside
 
     over = registry.champion()
     with TemporaryDirectory() as folder:
-        path = Path(bundle)
+        path = bundle
         if not path.exists():
-            path = registry.fetch(registry.find(bundle), Path(folder, "bundle.zip"))
+            path = registry.fetch(registry.find(str(bundle)), Path(folder, "bundle.zip"))
         version = registry.add(path, beside=kept_beside(path, images) if images else None)
     if version == over:
         click.echo(f"champion: {version}, as before")
@@ -934,12 +1031,13 @@ def rollback(registry: "Registry", reason: str) -> None:
 
 
 @registry.command()
-@click.argument("out", type=Folder)
+@click.argument("out", type=Written)
 @click.option("--version", default="champion", show_default=True, help="Or the first digits of another.")
 @click.pass_obj
 def fetch(registry: "Registry", out: Path, version: str) -> None:
     """Copy a bundle to OUT, a .zip, and check it."""
-    click.echo(f"{registry.fetch(registry.find(version), out)}: version {registry.find(version)}")
+    found = registry.find(version)
+    click.echo(f"{_place(registry.fetch(found, out))}: version {found}")
 
 
 def _find_images(paths: Sequence[Path]) -> "FoundFiles":
@@ -1059,6 +1157,11 @@ def main() -> None:
         cli(standalone_mode=True)
     except DermtuneError as error:
         _complain(error)
+        sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's
+            raise
+        _complain(DermtuneError("the GPU has no room; lower batch_size, or set device to cpu"))
         sys.exit(2)
     except OSError as error:
         if error.errno not in _NO_ROOM:

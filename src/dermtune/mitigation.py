@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from dermtune.distributed import all_sum
+
 if TYPE_CHECKING:
     from dermtune.recipe import Mitigation
 
@@ -66,22 +68,23 @@ class GroupWeights:
             return balanced_order(self._labels, self._groups, generator)
         return torch.randperm(len(self._labels), generator=generator)
 
-    def loss(self, losses: Tensor, images: Tensor) -> Tensor:
-        """Loss of a batch; group DRO moves its weights first.
+    def loss(self, losses: Tensor, images: Tensor, whole: int) -> Tensor:
+        """What some images, or all, add to the loss of their batch; group DRO moves its weights first.
 
         Args:
-            losses: (B,) of each image, its class weight included.
-            images: (B,) which of the N they are, on the CPU.
+            losses: (n,) of each image, its class weight included.
+            images: (n,) which of the N they are, on the CPU.
+            whole: how many images the batch has, in all processes.
         """
         if self._kind in {"none", "group_balanced"}:
-            return losses.mean()
+            return losses.sum() / whole
         device = losses.device
         weighted = losses * self._images[images.to(device)]
         if self.weights is None:
-            return weighted.mean()
+            return weighted.sum() / whole
         groups, labels = self._groups[images].to(device), self._labels[images].to(device)
-        members = torch.bincount(groups, minlength=len(self.weights))
-        seen = torch.zeros_like(self.weights).index_add_(0, groups, weighted.detach().double())
+        members = all_sum(torch.bincount(groups, minlength=len(self.weights)))
+        seen = all_sum(torch.zeros_like(self.weights).index_add_(0, groups, weighted.detach().double()))
         # a group that the batch lacks has no loss, and its weight stays but for the scale
         self.weights *= torch.exp(self._step * seen / members.clamp(min=1))
         self.weights /= self.weights.sum()

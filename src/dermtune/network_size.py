@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dermtune.backbone import Tail, Trunk
 
@@ -15,7 +16,7 @@ class Size:
     parameters: int
     trained: int
     unshared: int
-    """Parameters if each place of a convolution's output had weights of its own."""
+    """Parameters if each place of a convolution's output, and each token, had weights of its own."""
     multiply_adds: int
     """For one image, forward."""
     trained_multiply_adds: int
@@ -25,29 +26,29 @@ class Size:
 def size_of(trunk: Trunk, tail: Tail, *, input_size: int) -> Size:
     """Count what a network has and does, with its frozen layers.
 
-    A layer other than a convolution or a linear one counts its parameters alone.
+    Multiply-adds are those of convolutions, linear layers and attention, as torch counts them.
     """
-    counted = {"unshared": 0, "multiply_adds": 0, "trained_multiply_adds": 0}
+    more: list[int] = []
 
     def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        own = sum(parameter.numel() for parameter in layer.parameters())
-        work, places = 0, 1
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            channels = layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features
-            places = output[0].numel() // channels
-            work = layer.weight.numel() * places
-        counted["unshared"] += own * places
-        counted["multiply_adds"] += work
-        counted["trained_multiply_adds"] += work if layer in of_tail else 0
+        channels = len(next(layer.parameters()))  # of its output: the weight's first axis
+        more.append(_numbers(layer) * (output[0].numel() // channels - 1))
 
-    of_tail = {layer for layer in tail.modules() if not [*layer.children()]}
-    layers = of_tail | {layer for layer in trunk.modules() if not [*layer.children()]}
+    layers = [one for one in nn.ModuleList([trunk, tail]).modules() if isinstance(one, nn.Conv2d | nn.Linear)]
     hooks = [layer.register_forward_hook(count) for layer in layers]
     was_training = tail.training
     with torch.inference_mode():
-        tail.eval()(trunk(torch.zeros(1, 3, input_size, input_size)))
+        with FlopCounterMode(display=False) as kept:
+            activations = trunk(torch.zeros(1, 3, input_size, input_size))
+        with FlopCounterMode(display=False) as trained:
+            tail.eval()(activations)
     tail.train(was_training)
     for hook in hooks:
         hook.remove()
-    trained, kept = (sum(one.numel() for one in module.parameters()) for module in (tail, trunk))
-    return Size(parameters=kept + trained, trained=trained, **counted)
+    parameters = _numbers(trunk) + _numbers(tail)
+    work, of_tail = (count.get_total_flops() // 2 for count in (kept, trained))  # two to a multiply-add
+    return Size(parameters, _numbers(tail), parameters + sum(more), work + of_tail, of_tail)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(one.numel() for one in module.parameters())

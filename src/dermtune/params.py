@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from dermtune.config import BackboneConfig, Sections
 from dermtune.drift import MonitorConfig
+from dermtune.engine import ComputeConfig
 from dermtune.promotion import RetrainConfig
 from dermtune.recipe import FinetuneConfig
 from dermtune.stages.augment import AugmentConfig
@@ -27,6 +28,7 @@ class Params(Sections):
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Every random draw comes from it."""
+    compute: ComputeConfig
     ingest: IngestConfig
     augment: AugmentConfig
     backbone: BackboneConfig

@@ -24,16 +24,23 @@ _LINE = re.compile(r"(?P<what>[a-z][\w -]*): (?P<done>\d+) of (?P<total>[1-9]\d*
 
 
 def progress(
-    items: Iterable[T], description: str, total: int, *, step: int = 1, done: int = 0
+    items: Iterable[T],
+    description: str,
+    total: int,
+    *,
+    step: int = 1,
+    done: int = 0,
+    unit: str = "images",
 ) -> Iterator[T]:
     """Go through `items` with a bar on standard error; where that is no terminal, a line every 5 seconds.
 
     Args:
         items: what to go through.
         description: stands before the bar.
-        total: how many images there are in all.
-        step: how many images an item is.
+        total: how many there are in all.
+        step: how many an item is.
         done: how many were done before.
+        unit: what is counted.
     """
     console = Console(stderr=True)
     told = time.monotonic()
@@ -41,7 +48,7 @@ def progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        _Rate(),
+        _Rate(unit),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
@@ -63,7 +70,11 @@ def read_progress(line: str) -> tuple[str, float] | None:
 
 
 class _Rate(ProgressColumn):
-    """Images a second."""
+    """Images, or what else is counted, a second."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
 
     def render(self, task: Task) -> Text:
-        return Text("" if task.speed is None else f"{task.speed:.0f} images/s")
+        return Text("" if task.speed is None else f"{task.speed:.0f} {self._unit}/s")

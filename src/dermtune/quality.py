@@ -3,10 +3,8 @@
 import hashlib
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 
 import cv2
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from dermtune.appearance import pack_mask
 from dermtune.burned_text import has_text
 from dermtune.duplicates import make_print
+from dermtune.engine import LOCAL, ComputeConfig, each
 from dermtune.errors import SourceError
 from dermtune.privacy import scrub
 from dermtune.sources import SourceImage
@@ -31,7 +30,6 @@ BY_CHOICE = "left out by params.yaml: "
 _BLANK_STD = 2.0  # grey levels; the flattest real dermoscopic image that we saw has 9
 _ASPECT = 0.02  # by which a mask's shape may differ from its image's, after rescaling
 _IMAGE_ID = re.compile(r"[\w.-]{1,100}")
-_BATCH = 256  # images in flight, so that memory does not grow with the source
 
 
 @dataclass(frozen=True)
@@ -161,14 +159,17 @@ def _reason(image: SourceImage, labels_of_id: set[str], labels_of_lesion: set[st
     return None
 
 
-def check_images(images: Sequence[SourceImage]) -> Iterator[CheckedImage | str]:
-    """`check_image` of every image, in order, on all cores."""
-    if not images:
-        return
-    # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for start in range(0, len(images), _BATCH):
-            yield from pool.map(check_image, images[start : start + _BATCH], chunksize=8)
+def check_images(
+    images: Sequence[SourceImage], compute: ComputeConfig = LOCAL
+) -> Iterator[CheckedImage | str]:
+    """`check_image` of every image, in order, on all cores or on Ray."""
+    if images:
+        yield from each(compute, make_check, images, chunk=8, processes=True)
+
+
+def make_check() -> Callable[[SourceImage], CheckedImage | str]:
+    """Make `check_image`, in whatever process."""
+    return check_image
 
 
 def refuse_bad_source(kept: int, quarantined: Sequence[Mapping[str, str]], *, allowed: float) -> None:

@@ -13,14 +13,16 @@ from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
 from fsspec.implementations.local import LocalFileSystem
 
+from dermtune.engine import LOCAL, ComputeConfig, each
 from dermtune.errors import DataError, SourceError
 from dermtune.places import open_place, using
-from dermtune_bundle.bundle import Bundle
+from dermtune_bundle.bundle import Bundle, pack_bundle
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES, count_pictures, decode
 from dermtune_bundle.errors import BundleError, ImageError
 from dermtune_bundle.predict import failure, record
@@ -50,67 +52,132 @@ class Scored:
 @dataclass(frozen=True)
 class _File:
     path: str
+    """Below the inbox."""
     stamp: str
     """Changes when the file does: what its place says of it."""
     size: int
-    read: Callable[[], bytes]
 
 
-def score_inbox(bundle: Bundle, inbox: str, out: Path) -> Scored:
+@dataclass(frozen=True)
+class _Look:
+    """What one look at a file brought."""
+
+    file: _File
+    sha256: str
+    is_final: bool
+    """Else it is tried again."""
+    row: dict[str, object] | None
+    """The record of `dermtune predict`; None: the image was known."""
+    measured: tuple[object, ...]
+    """Sharpness, brightness, side and embedding."""
+
+
+def score_inbox(
+    bundle: Path, inbox: str, out: Path, *, key: Path | None = None, compute: ComputeConfig = LOCAL
+) -> Scored:
     """Answer every new image of an inbox.
 
     Args:
-        bundle: what answers.
+        bundle: what answers, a folder or a .zip; checked, its golden cases too, wherever it runs.
         inbox: a folder, or a place that fsspec reaches; searched through and through.
         out: the SQLite file; made if it is not there. Its table `scores` has a row an image and bundle:
             `answer` is the record of `dermtune predict` as JSON; `error` says why there is none, or null. The
             other columns are what `drift` looks at.
+        key: public key that must have signed the bundle; None: any will do.
+        compute: where; every process must reach the inbox.
 
     Raises:
+        BundleError: the bundle is damaged, not signed by `key`, or computes otherwise here.
         SourceError: the inbox cannot be reached.
         DataError: `out` is damaged, or in use for more than a minute.
     """
+    opened = Bundle.open(bundle, key=key)
+    opened.check_golden()
     counts = {"answered": 0, "failed": 0, "known": 0}
     with _database(out) as scores:
-        for file in _files(inbox):
-            known = scores.execute(
-                "SELECT 1 FROM seen WHERE path = ? AND stamp = ? AND bundle = ?",
-                (file.path, file.stamp, bundle.version),
-            ).fetchone()
-            counts["known" if known else _score(scores, bundle, file)] += 1
+        found = scores.execute("SELECT path, stamp FROM seen WHERE bundle = ?", (opened.version,))
+        seen = set(found.fetchall())
+        found = scores.execute("SELECT sha256 FROM scores WHERE bundle = ?", (opened.version,))
+        known = frozenset(sha256 for (sha256,) in found)
+        files = list(_files(inbox))
+        new = [file for file in files if (file.path, file.stamp) not in seen]
+        counts["known"] = len(files) - len(new)
+        make = (
+            partial(_make_look, opened, inbox, known)
+            if compute.engine == "local"
+            else partial(_unpack, _packed(bundle), inbox, known)
+        )
+        for look in each(compute, make, new, chunk=16):
+            counts[_keep(scores, opened.version, look)] += 1
     return Scored(**counts)
 
 
-def _score(scores: sqlite3.Connection, bundle: Bundle, file: _File) -> str:
-    """Answer one file, in one transaction: it is either done and known, or neither."""
-    refused, is_final, data = "", True, f"{file.path} {file.stamp}".encode()
-    if file.size > MAX_BYTES:
-        refused = f"{file.path}: larger than {MAX_BYTES >> 20} MiB"
-    else:
-        try:
-            data = file.read()
-        except ImageError as error:  # the inbox is there, and the others can be read
-            refused, is_final = str(error), False
-    sha256 = hashlib.sha256(data).hexdigest()
-    outcome = "known"
+def _packed(bundle: Path) -> bytes:
+    """A bundle as one file, for machines that do not reach its folder."""
+    with TemporaryDirectory() as folder:
+        path = bundle
+        if bundle.is_dir():
+            pack_bundle(bundle, path := Path(folder, "bundle.zip"))
+        return path.read_bytes()
+
+
+def _unpack(packed: bytes, inbox: str, known: frozenset[str]) -> Callable[[_File], _Look]:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "bundle.zip")
+        path.write_bytes(packed)
+        bundle = Bundle.open(path, threads=1)
+    bundle.check_golden()
+    return _make_look(bundle, inbox, known)
+
+
+def _make_look(bundle: Bundle, inbox: str, known: frozenset[str]) -> Callable[[_File], _Look]:
+    files, root = open_place(inbox, SourceError)
+
+    def read(file: _File) -> bytes:
+        with using(inbox, SourceError):
+            try:
+                content: bytes = files.cat_file(f"{root}/{file.path}")
+            except PermissionError as error:
+                raise ImageError(f"{file.path}: may not be read") from error
+        return content
+
+    def look(file: _File) -> _Look:
+        refused, is_final, data = "", True, f"{file.path} {file.stamp}".encode()
+        if file.size > MAX_BYTES:
+            refused = f"{file.path}: larger than {MAX_BYTES >> 20} MiB"
+        else:
+            try:
+                data = read(file)
+            except ImageError as error:  # the inbox is there, and the others can be read
+                refused, is_final = str(error), False
+        sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 in known:
+            row, measured = None, _NOTHING
+        elif refused:
+            row, measured = failure(file.path, bundle, refused), _NOTHING
+        else:
+            row, measured = _answer(bundle, file.path, data)
+        return _Look(file, sha256, is_final, row, measured)
+
+    return look
+
+
+def _keep(scores: sqlite3.Connection, bundle: str, look: _Look) -> str:
+    """Keep what is known of one file, in one transaction: it is either done and known, or neither."""
+    outcome, row, file = "known", look.row, look.file
     with scores:
-        if not scores.execute(
-            "SELECT 1 FROM scores WHERE sha256 = ? AND bundle = ?", (sha256, bundle.version)
-        ).fetchone():
-            if refused:
-                row, measured = failure(file.path, bundle, refused), _NOTHING
-            else:
-                row, measured = _answer(bundle, file.path, data)
-            outcome = "failed" if row["error"] else "answered"
+        if row is not None:
             now = datetime.now(UTC).isoformat(timespec="seconds")
-            scores.execute(
-                "INSERT INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (sha256, bundle.version, now, file.path, json.dumps(row), row["error"], *measured),
+            kept = scores.execute(
+                "INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (look.sha256, bundle, now, file.path, json.dumps(row), row["error"], *look.measured),
             )
-        if is_final:  # else it is tried again
+            if kept.rowcount:  # else it is a copy of another that is new
+                outcome = "failed" if row["error"] else "answered"
+        if look.is_final:
             scores.execute(
                 "INSERT OR REPLACE INTO seen VALUES (?, ?, ?, ?)",
-                (file.path, file.stamp, bundle.version, sha256),
+                (file.path, file.stamp, bundle, look.sha256),
             )
     return outcome
 
@@ -142,14 +209,6 @@ def _files(inbox: str) -> Iterator[_File]:
     """The image files of an inbox, in order of their names; links are not followed, hidden files are none."""
     files, root = open_place(inbox, SourceError)
 
-    def read(path: str) -> bytes:
-        with using(inbox, SourceError):
-            try:
-                content: bytes = files.cat_file(path)
-            except PermissionError as error:
-                raise ImageError(f"{PurePosixPath(path).relative_to(root)}: may not be read") from error
-        return content
-
     with using(inbox, SourceError):
         # A bucket has no empty folders: an inbox whose last image was taken out is not there.
         if isinstance(files, LocalFileSystem) and not files.isdir(root):
@@ -164,5 +223,4 @@ def _files(inbox: str) -> Iterator[_File]:
                 str(name.relative_to(root)),
                 f"{info.get('size')} {stamp}",
                 int(info.get("size") or 0),
-                partial(read, path),
             )

@@ -6,13 +6,15 @@ import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import pandas as pd
 from optuna.trial import TrialState
 
+from dermtune.engine import LOCAL, ComputeConfig, Make, engine
 from dermtune.errors import DataError
 from dermtune.search_space import Number, Sampler, Space
 
@@ -23,38 +25,58 @@ _STARTUP_TRIALS = 8  # drawn at random before TPE has something to learn from
 _UNPRUNED_TRIALS = 4  # seen at an epoch before any is stopped there
 
 
-class Halving(optuna.pruners.BasePruner):
-    """Stop a trial that is in the worse half when it reaches a third, or two thirds, of its epochs.
+@dataclass(frozen=True)
+class Tried:
+    """What came of one trial."""
+
+    scores: Sequence[float]
+    """Of its epochs; the highest is the trial's."""
+    stopped: bool
+    """Before its last epoch."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One trial to be run."""
+
+    number: int
+    values: dict[str, Number]
+    least: Mapping[int, float]
+    """The score that it must have after an epoch to go on."""
+
+
+Score = Callable[[Asked], Tried]
+"""Runs a trial; pure."""
+
+
+def least_scores(study: optuna.Study, epochs: int, *, unpruned: int) -> dict[int, float]:
+    """What a trial must reach at a third, and at two thirds, of its epochs: the median of those before it.
 
     Trials that were stopped count as well, those that were cut off do not. Optuna's own pruners compare with
     complete trials alone, or with those cut off too.
 
+    Args:
+        study: the trials so far.
+        epochs: of a trial.
+        unpruned: first epochs, after which nothing is asked.
+
     Source: Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020: successive halving.
     """
-
-    def __init__(self, epochs: int, *, unpruned: int) -> None:
-        """No trial of so many epochs is stopped in the first `unpruned` ones."""
-        thirds = (math.ceil(epochs / 3), math.ceil(2 * epochs / 3))
-        self._rungs = {epoch for epoch in thirds if unpruned < epoch < epochs}
-
-    def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
-        """Is this trial to be stopped, by what it has reported?"""
-        epoch = trial.last_step
-        if epoch not in self._rungs:
-            return False
-        done = study.get_trials(deepcopy=False, states=_DONE)
-        others = [one.intermediate_values[epoch] for one in done if epoch in one.intermediate_values]
-        enough = len(others) >= _UNPRUNED_TRIALS
-        return enough and trial.intermediate_values[epoch] < statistics.median(others)
+    done = study.get_trials(deepcopy=False, states=_DONE)
+    least = {}
+    for epoch in (math.ceil(epochs / 3), math.ceil(2 * epochs / 3)):
+        seen = [one.intermediate_values[epoch] for one in done if epoch in one.intermediate_values]
+        if unpruned < epoch < epochs and len(seen) >= _UNPRUNED_TRIALS:
+            least[epoch] = statistics.median(seen)
+    return least
 
 
-def open_study(storage: Path, name: str, *, pruner: optuna.pruners.BasePruner) -> optuna.Study:
+def open_study(storage: Path, name: str) -> optuna.Study:
     """Open or begin a study that maximises a score.
 
     Args:
         storage: an SQLite file; what it holds already is resumed.
         name: of the study, unlike for whatever makes scores incomparable.
-        pruner: stops poor trials early.
     """
     storage.parent.mkdir(parents=True, exist_ok=True)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,7 +85,6 @@ def open_study(storage: Path, name: str, *, pruner: optuna.pruners.BasePruner) -
         study_name=name,
         direction="maximize",
         load_if_exists=True,
-        pruner=pruner,
     )
     for trial in study.get_trials(states=[TrialState.RUNNING]):  # cut off when the run before was
         study.tell(trial.number, state=TrialState.FAIL)
@@ -72,54 +93,100 @@ def open_study(storage: Path, name: str, *, pruner: optuna.pruners.BasePruner) -
 
 def run_trials(
     study: optuna.Study,
-    score: Callable[[dict[str, Number], optuna.Trial], float],
+    make: Make[Asked, Tried],
     space: Space,
     *,
     start: Mapping[str, Number],
     sampler: Sampler,
     trials: int,
     seed: int,
+    epochs: int,
+    unpruned: int = 0,
+    side_by_side: int = 1,
+    compute: ComputeConfig = LOCAL,
+    gpus: int = 0,
 ) -> None:
     """Run trials until `trials` are done, counting those of an interrupted run.
 
-    Each trial's draws depend on the seed and on the trials done before, so that a resumed study goes on as
-    an uninterrupted one would.
+    Each trial's draws, and what it must reach, depend on the seed and on the trials done before, so that a
+    resumed study goes on as an uninterrupted one would. Trials side by side know nothing of one another and
+    are kept together, so that where they run, and how many at once, changes nothing.
 
     Args:
         study: to add to.
-        score: from a trial's values to what is to be as high as possible; may raise TrialPruned.
+        make: makes the `Score`, in whatever process.
         space: what to draw from.
         start: the first trial's values: those in use.
         sampler: how to draw; `grid` goes through all combinations of choices.
         trials: how many in all.
         seed: of the draws.
+        epochs: of a trial that is not stopped.
+        unpruned: first epochs in which none is.
+        side_by_side: trials that are drawn at once.
+        compute: where they run.
+        gpus: that a trial needs.
 
     Raises:
         DataError: a trial's score is no number.
     """
-
-    def objective(trial: optuna.Trial) -> float:
-        return score({name: values.suggest(trial, name) for name, values in space.items()}, trial)
-
     before, began = len(study.get_trials(deepcopy=False, states=_DONE)), time.monotonic()
-    while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
-        study.sampler = _sampler(sampler, (seed + done) % 2**32)
-        waiting = study.get_trials(deepcopy=False, states=[TrialState.WAITING])  # for a run that was killed
-        if sampler == "grid":
-            left = _combinations_left(study, space, seed)
-            if not left:
+    with engine(compute, make, gpus=gpus) as run:
+        while (done := len(study.get_trials(deepcopy=False, states=_DONE))) < trials:
+            asked = _ask(
+                study, space, start=start, sampler=sampler, count=min(side_by_side, trials - done), seed=seed
+            )
+            if not asked:
                 log.info("the grid has no more than %d combinations", done)
                 return
-            if not waiting:
-                study.enqueue_trial(left[0], skip_if_exists=False)
-        elif done == 0 and not waiting and all(values.holds(start[name]) for name, values in space.items()):
-            study.enqueue_trial(dict(start), skip_if_exists=False)
-        study.optimize(objective, n_trials=1)
-        if (last := study.get_trials(deepcopy=False)[-1]).state not in _DONE:
-            raise DataError(f"search: the score of a trial is no number; its values are {last.params}")
-        taken = time.monotonic() - began
-        minutes = taken / (done + 1 - before) * (trials - done - 1) / 60
-        log.info("trial %d of %d done; about %.0f min left", done + 1, trials, minutes)
+            least = least_scores(study, epochs, unpruned=unpruned)
+            found = list(run(Asked(trial.number, values, least) for trial, values in asked))
+            for (trial, _), tried in zip(asked, found, strict=True):
+                _tell(study, trial, tried)
+            now = done + len(asked)
+            minutes = (time.monotonic() - began) / (now - before) * (trials - now) / 60
+            log.info("trial %d of %d done; about %.0f min left", now, trials, minutes)
+
+
+def _ask(
+    study: optuna.Study,
+    space: Space,
+    *,
+    start: Mapping[str, Number],
+    sampler: Sampler,
+    count: int,
+    seed: int,
+) -> list[tuple[optuna.Trial, dict[str, Number]]]:
+    """Draw the next trials, fewer where a grid has no more."""
+    done = len(study.get_trials(deepcopy=False, states=_DONE))
+    waiting = study.get_trials(deepcopy=False, states=[TrialState.WAITING])  # for a run that was killed
+    fixed = [trial.system_attrs.get("fixed_params") for trial in waiting]
+    left = _combinations_left(study, space, seed) if sampler == "grid" else []
+    left = [one for one in left if one not in fixed]
+    asked = []
+    for number in range(count):
+        study.sampler = _sampler(sampler, (seed + done + number) % 2**32)
+        if number >= len(waiting):
+            if sampler == "grid":
+                if not left:
+                    break
+                study.enqueue_trial(left.pop(0), skip_if_exists=False)
+            elif done == number == 0 and all(values.holds(start[name]) for name, values in space.items()):
+                study.enqueue_trial(dict(start), skip_if_exists=False)
+        trial = study.ask()
+        asked.append((trial, {name: values.suggest(trial, name) for name, values in space.items()}))
+    return asked
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, tried: Tried) -> None:
+    for epoch, score in enumerate(tried.scores, start=1):
+        trial.report(score, epoch)
+    if tried.stopped:
+        study.tell(trial, state=TrialState.PRUNED)
+    elif not tried.scores or not math.isfinite(max(tried.scores)):
+        study.tell(trial, state=TrialState.FAIL)
+        raise DataError(f"search: the score of a trial is no number; its values are {trial.params}")
+    else:
+        study.tell(trial, max(tried.scores))
 
 
 def _combinations_left(study: optuna.Study, space: Space, seed: int) -> list[dict[str, Number]]:

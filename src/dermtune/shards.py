@@ -4,8 +4,9 @@ DVC is slow with many small files, and training needs random access; both format
 """
 
 import io
+import math
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, NamedTuple, Self
@@ -159,17 +160,56 @@ def create_array(path: Path, shape: tuple[int | None, ...], dtype: DTypeLike) ->
         writer.finish()
 
 
-def read_batches(array: NDArray[Any], size: int) -> Iterator[NDArray[Any]]:
+@contextmanager
+def create_rows(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[Path]:
+    """A .npy file whose rows are written in any order, by several processes, with `write_rows`.
+
+    Yields the name that it has until the block ends well. A row that nobody writes is zero: who calls counts.
+    """
+    with atomic_path(path) as temporary:
+        with temporary.open("wb") as file:
+            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            file.truncate(file.tell() + math.prod(shape) * np.dtype(dtype).itemsize)
+        yield temporary
+
+
+def write_rows(path: Path, first: int, batches: Iterable[NDArray[Any]]) -> int:
+    """Write batches (n, …) into a file of `create_rows`, from row `first` on; gives how many rows they were.
+
+    Raises:
+        ValueError: they are of another type or shape, or more than the file has room for.
+    """
+    with path.open("r+b", buffering=0) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        file.seek(file.tell() + first * math.prod(shape[1:]) * dtype.itemsize)
+        row = first
+        for batch in batches:
+            row += len(batch)
+            if (batch.dtype, batch.shape[1:]) != (dtype, shape[1:]) or row > shape[0]:
+                raise ValueError(
+                    f"{path}: rows to {row} of {batch.dtype} {batch.shape[1:]} do not fit {dtype} {shape}"
+                )
+            left = np.ascontiguousarray(batch).data.cast("B")
+            while left:  # one write may take less than it was given
+                left = left[file.write(left) :]
+    return row - first
+
+
+def read_batches(array: NDArray[Any], size: int, rows: range | None = None) -> Iterator[NDArray[Any]]:
     """The rows of an array that `open_array` gave, in order, at most `size` at a time, each in memory.
 
-    Read from the file, not through the map: memory does not grow with the number of rows.
+    Read from the file, not through the map: memory does not grow with the number of rows. `rows` are some
+    that follow each other; None: all.
     """
+    rows = range(len(array)) if rows is None else rows
     if not isinstance(array, np.memmap) or isinstance(array.base, np.memmap):  # of a slice, the file's start
         raise TypeError("expected a whole array that open_array gave")
     with Path(str(array.filename)).open("rb", buffering=0) as file:
-        file.seek(array.offset)
-        for start in range(0, len(array), size):
-            batch = np.empty((min(size, len(array) - start), *array.shape[1:]), array.dtype)
+        file.seek(array.offset + rows.start * math.prod(array.shape[1:]) * array.dtype.itemsize)
+        for start in range(rows.start, rows.stop, size):
+            batch = np.empty((min(size, rows.stop - start), *array.shape[1:]), array.dtype)
             view = batch.data.cast("B")
             while view:  # one read may give less than was asked for
                 read = file.readinto(view)

@@ -24,6 +24,7 @@ _MODULES = (
     "dermtune.calibration",
     "dermtune.checkpoint",
     "dermtune.cross_validation",
+    "dermtune.distributed",
     "dermtune.groups",
     "dermtune.metrics",
     "dermtune.mitigation",

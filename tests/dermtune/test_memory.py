@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dermtune.engine import ComputeConfig
 from dermtune.params import Params
 from dermtune.stages import ingest as stage
 from dermtune.stages.ingest import IngestConfig, ingest
@@ -35,9 +36,9 @@ def run(params: Params, source: Path, monkeypatch: pytest.MonkeyPatch) -> Callab
     looked: list[str] = []
     check = stage.check_images
 
-    def spy(images: list[stage.SourceImage]) -> object:
+    def spy(images: list[stage.SourceImage], compute: ComputeConfig) -> object:
         looked[:] = [image.image_id for image in images]
-        return check(images)
+        return check(images, compute)
 
     monkeypatch.setattr(stage, "check_images", spy)
     values = params.ingest.model_dump() | {"source": "listed", "path": str(source), "max_quarantine": 0.5}

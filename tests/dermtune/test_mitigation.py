@@ -72,7 +72,7 @@ def test_without_mitigation_order_and_loss_are_plain() -> None:
     weights = GroupWeights("none", LABELS, None, step=0.5, device="cpu")
     assert torch.equal(weights.order(generator()), torch.randperm(12, generator=generator()))
     losses = torch.rand(5)
-    assert torch.equal(weights.loss(losses, torch.arange(5)), losses.mean())
+    assert torch.equal(weights.loss(losses, torch.arange(5), 5), losses.mean())
     assert weights.weights is None
 
 
@@ -86,7 +86,7 @@ def test_a_step_of_group_dro_is_as_by_hand() -> None:
     labels, groups = torch.tensor([0, 1, 0, 1]), torch.tensor([0, 0, 1, 1])
     weights = weigh("group_dro", labels, groups)
     losses = torch.tensor([1.0, 3.0, 0.0, 1.0])
-    loss = weights.loss(losses, torch.arange(4))
+    loss = weights.loss(losses, torch.arange(4), 4)
     worse, better = math.exp(0.5 * 2.0), math.exp(0.5 * 0.5)
     share = worse / (worse + better)
     assert weights.weights is not None
@@ -97,7 +97,7 @@ def test_a_step_of_group_dro_is_as_by_hand() -> None:
 def test_a_group_that_the_batch_lacks_keeps_its_weight_but_for_the_scale() -> None:
     labels, groups = torch.tensor([0, 1] * 3), torch.tensor([0, 0, 1, 1, 2, 2])
     weights = weigh("group_dro", labels, groups)
-    weights.loss(torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([0, 1, 2, 3]))
+    weights.loss(torch.tensor([1.0, 1.0, 1.0, 1.0]), torch.tensor([0, 1, 2, 3]), 4)
     assert weights.weights is not None
     assert weights.weights[0] == pytest.approx(float(weights.weights[1]))
     assert float(weights.weights[2] / weights.weights[0]) == pytest.approx(math.exp(-0.5))
@@ -112,7 +112,7 @@ def test_group_dro_keeps_class_frequencies_though_a_group_lacks_a_class() -> Non
         assert before is not None
         before.copy_(torch.tensor([0.3, 0.7]))
         losses = torch.zeros(10, requires_grad=True)  # no loss moves no weight
-        weights.loss(losses, everything).backward()  # type: ignore[no-untyped-call]
+        weights.loss(losses, everything, len(everything)).backward()  # type: ignore[no-untyped-call]
         assert losses.grad is not None
         by_class.append(float(losses.grad[labels == label].sum()))
     assert by_class == pytest.approx([0.6, 0.4], abs=1e-6)

@@ -1,9 +1,11 @@
 import itertools
 
 import pytest
+import timm
 from torch import Tensor, nn
 
 from dermtune.backbone import Tail, Trunk, load_backbone
+from dermtune.chain import chain_of
 from dermtune.network_size import size_of
 from dermtune.params import Params
 from dermtune.studies.networks import Network, make_networks
@@ -62,3 +64,18 @@ def test_the_cut_moves_work_from_one_part_to_the_other(params: Params) -> None:
     assert works == sorted(works, reverse=True)
     assert works[0] == found[0].multiply_adds
     assert works[-1] < found[0].multiply_adds
+
+
+def test_attention_counts_and_so_do_embeddings() -> None:
+    model = timm.create_model("test_vit", num_classes=0)
+    model.set_input_size(img_size=(SIZE, SIZE))
+    parameters = sum(one.numel() for one in model.parameters())
+    units = chain_of(model, name="test_vit", input_size=SIZE).units
+    trunk = Trunk(units[:3], (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    size = size_of(trunk, Tail(units[3:], 64, CLASSES, dropout=0.0, seed=0), input_size=SIZE)
+    patches, width = (SIZE // 16) ** 2, 64
+    tokens = patches + 1
+    block = tokens * (4 + 2 * 3) * width**2 + 2 * tokens**2 * width
+    assert size.multiply_adds == patches * 3 * 16**2 * width + 6 * block + width * CLASSES
+    assert size.trained_multiply_adds == 4 * block + width * CLASSES
+    assert size.parameters == parameters + width * CLASSES + CLASSES

@@ -1,14 +1,26 @@
 """Places that fail: one line, soon, without the name of a file."""
 
+import io
+import pickle
 import socket
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from dermtune import places
 from dermtune.errors import RegistryError, SourceError
-from dermtune.places import open_place, using
+from dermtune.places import (
+    Place,
+    StoredFile,
+    open_place,
+    open_stored,
+    read_stored,
+    root_of,
+    stored_files,
+    using,
+)
 
 
 def test_a_place_of_an_unknown_kind_is_named() -> None:
@@ -54,3 +66,50 @@ def test_a_server_that_takes_a_call_and_never_answers_is_given_up(
         with pytest.raises(SourceError, match="Read timeout"), using(s3, SourceError):
             files.ls(root)
     assert time.monotonic() - start < 20, "five attempts of 0.2 s, and the pauses between them"
+
+
+def test_a_url_keeps_its_slashes_and_a_path_is_one() -> None:
+    assert str(root_of("s3://clinic/images/") / "part/a.jpg") == "s3://clinic/images/part/a.jpg"
+    assert root_of("data/raw") == Path("data/raw")
+    assert root_of("file:///data/raw") == Path("/data/raw")
+    assert root_of("s3://clinic") == Place("s3://clinic")
+
+
+def test_files_are_listed_by_name_and_read_where_they_are_sent(s3: str) -> None:
+    store, root = open_place(f"{s3}/in", SourceError)
+    for name in ("a.jpg", "b/c.jpg", "b/", ""):
+        store.pipe_file(f"{root}/{name}", name.encode())
+    listed = stored_files(f"{s3}/in", SourceError)
+    assert [*listed] == ["a.jpg", "b/c.jpg"]
+    sent: StoredFile = pickle.loads(pickle.dumps(listed["b/c.jpg"]))  # noqa: S301 - ours
+    assert (sent.name, sent.size, read_stored(sent, SourceError)) == ("c.jpg", 7, b"b/c.jpg")
+    assert sent.stamp
+    assert [*stored_files(f"{s3}/in/a.jpg", SourceError)] == [""]
+    assert stored_files(f"{s3}/nowhere", SourceError) == {}
+    store.pipe_file(f"{root}/a.jpg", b"other")
+    assert stored_files(f"{s3}/in", SourceError)["a.jpg"].stamp != listed["a.jpg"].stamp
+    store.rm_file(f"{root}/a.jpg")
+    with pytest.raises(SourceError, match="is gone or was changed; run it again") as told:
+        read_stored(listed["a.jpg"], SourceError)
+    assert "a.jpg" not in str(told.value)
+
+
+def test_a_file_is_read_here_and_there_and_a_store_that_fails_is_no_damage(s3: str) -> None:
+    store, root = open_place(s3, SourceError)
+    content = bytes(range(256)) * (3 << 12)  # three blocks
+    store.pipe_file(f"{root}/a", content)
+    with open_stored(stored_files(s3, SourceError)["a"], SourceError) as file:
+        for at in (len(content) - 10, 5, 2_000_000):
+            file.seek(at)
+            assert file.read(300) == content[at : at + 300]
+        assert file.seek(-4, io.SEEK_END) == file.tell() == len(content) - 4
+        assert file.read() == content[-4:]
+        with pytest.raises(OSError, match="before the file's start"):
+            file.seek(-1)
+    for in_order in (False, True):
+        with open_stored(stored_files(s3, SourceError)["a"], SourceError, in_order=in_order) as file:
+            store.pipe_file(f"{root}/a", content[::-1])
+            # of an OSError, ZipFile would say that the file is none
+            with pytest.raises(SourceError, match="is gone or was changed"):
+                zipfile.ZipFile(file)
+            store.pipe_file(f"{root}/a", content)

@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from dermtune import shards
 from dermtune.errors import DataError
-from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, read_batches, view_paths
+from dermtune.shards import (
+    ImagePacker,
+    PackedImages,
+    create_array,
+    create_rows,
+    open_array,
+    read_batches,
+    view_paths,
+    write_rows,
+)
 
 
 @given(st.lists(st.binary(max_size=2000), min_size=1, max_size=20))
@@ -137,3 +146,31 @@ def test_a_pickled_array_is_refused(tmp_path: Path) -> None:
 def test_no_views_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no train-00\.npy"):
         view_paths(tmp_path)
+
+
+def test_rows_are_written_in_any_order_and_twice_is_as_once(tmp_path: Path) -> None:
+    whole = np.arange(60, dtype="float16").reshape(10, 3, 2)
+    path = tmp_path / "deep/a.npy"
+    with create_rows(path, whole.shape, "float16") as temporary:
+        for first in (7, 0, 7, 4):
+            stop = {0: 4, 4: 7, 7: 10}[first]
+            batches = (whole[row : row + 2][: stop - row] for row in range(first, stop, 2))
+            assert write_rows(temporary, first, batches) == stop - first
+        assert not path.exists()
+    assert np.array_equal(open_array(path, rows=10), whole)
+    np.save(tmp_path / "b.npy", whole)
+    assert path.read_bytes() == (tmp_path / "b.npy").read_bytes()
+    found = [*read_batches(open_array(path), 2, range(3, 8))]
+    assert [len(batch) for batch in found] == [2, 2, 1]
+    assert np.array_equal(np.concatenate(found), whole[3:8])
+
+
+def test_rows_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    rows = np.zeros((2, 3), "float16")
+    for first, batch in ((9, rows), (0, rows.astype("float32")), (0, rows[:, :2])):
+        with (
+            pytest.raises(ValueError, match="do not fit"),
+            create_rows(tmp_path / "a.npy", (10, 3), "float16") as temporary,
+        ):
+            write_rows(temporary, first, [batch])
+    assert [*tmp_path.iterdir()] == []

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dermtune import training
 from dermtune.backbone import Tail, load_backbone
@@ -417,3 +417,50 @@ def test_frozen_weights_and_statistics_stay_bit_identical() -> None:
     running = [name for name in unfrozen if name.endswith("running_mean")]
     assert running
     assert not any(torch.equal(unfrozen[name], tail.state_dict()[name]) for name in running)
+
+
+class _Small(nn.Module):
+    """Has room for few images, as a GPU may."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.seen = room, set[int]()
+
+    def forward(self, activations: Tensor) -> Tensor:
+        self.seen.add(len(activations))
+        if self.training and len(activations) > self.room:
+            raise torch.OutOfMemoryError
+        return activations
+
+
+def with_room(room: int, **changes: object) -> tuple[Tail, _Small]:
+    """Train a tail without batch norm and dropout, of which pieces would be another thing."""
+    small, recipe = _Small(room), config(dropout=0.0, **changes)
+    torch.manual_seed(1)
+    tail = Tail([small, nn.Conv2d(4, 8, 3), nn.ReLU()], 8, CLASSES, dropout=0.0, seed=1)
+    grouped = replace(make_examples(1), groups=torch.arange(COUNT) % 2)
+    trained, _ = train_tail(
+        tail, grouped, make_examples(2, views=1), recipe, seed=1, device="cpu", keep="last"
+    )
+    return trained, small
+
+
+def test_a_batch_that_finds_no_room_goes_in_pieces_whose_gradients_are_added_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    whole, _ = with_room(16)
+    caplog.set_level("WARNING", "dermtune")
+    in_pieces, small = with_room(4)
+    assert 15 in small.seen
+    assert {3, 4} <= small.seen
+    assert "no room for 15 images; going on with 7 at once" in caplog.text
+    assert "no room for 7 images; going on with 3 at once" in caplog.text
+    for value, other in zip(whole.state_dict().values(), in_pieces.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4)
+
+
+def test_what_cannot_go_in_pieces_is_told() -> None:
+    with pytest.raises(DataError, match=r"no room for 3 images; lower finetune\.batch_size"):
+        with_room(1)
+    with pytest.raises(DataError, match=r"no room for 15 images; lower finetune\.batch_size"):
+        with_room(4, mitigation="group_dro")

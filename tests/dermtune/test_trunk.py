@@ -15,6 +15,7 @@ from dermtune.trunk import (
     engine_of,
     make_runner,
     resolve_device,
+    within_memory,
 )
 
 VIEWS = {"images_sha256": "one table", "views": 2}
@@ -126,3 +127,26 @@ def test_a_gpu_gives_what_the_cpu_gives(trunk: Trunk, views: np.ndarray) -> None
         )
         assert np.abs(found - expected).max() < tolerance * max(1, np.abs(expected).max())
     fingerprint(trunk)  # the trunk itself stays where it is
+
+
+def test_a_batch_that_finds_no_room_goes_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+
+    def double(rows: torch.Tensor) -> torch.Tensor:
+        seen.append(len(rows))
+        if len(rows) > 3:
+            raise torch.OutOfMemoryError
+        return 2 * rows
+
+    careful = within_memory(double)
+    rows = torch.arange(10)
+    assert torch.equal(careful(rows), 2 * rows)
+    assert torch.equal(careful(rows[:5]), 2 * rows[:5])
+    assert seen == [10, 5, 2, 2, 2, 2, 2, 2, 2, 1], "it is not tried again"
+    assert "no room for 5 images on the GPU; going on with 2 at once" in caplog.text
+
+    def fail(_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(DataError, match="no room for the network and one image"):
+        within_memory(fail)(rows)

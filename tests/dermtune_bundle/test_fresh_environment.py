@@ -95,3 +95,12 @@ def test_a_command_of_the_training_side_says_how_to_get_it(environment: Path) ->
     )
     assert done.returncode == 2
     assert "pip install 'dermtune[train]'" in done.stderr
+
+
+def test_a_bundle_in_a_bucket_says_what_reaches_it(environment: Path) -> None:
+    command = [environment / "bin" / "dermtune", "verify", "s3://clinic/bundle.zip"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: s3://clinic/bundle.zip: stores are reached through fsspec: pip install 'dermtune[s3]'\n"
+    )

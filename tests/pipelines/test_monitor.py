@@ -26,7 +26,7 @@ def score_images(bundle: Path, out: Path, *, mean: tuple[int, int, int], seed: i
     for number in range(60):
         pixels = rng.normal(rng.normal(mean, 15), 10, (40, 56, 3)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(inbox / f"patient{number}.png")
-    score_inbox(Bundle.open(bundle), str(inbox), out)
+    score_inbox(bundle, str(inbox), out)
 
 
 @pytest.fixture

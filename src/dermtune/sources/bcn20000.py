@@ -4,9 +4,10 @@ figshare has a table and a folder of images for training and for test each; the 
 Folders and their .zip files count alike.
 """
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import confirmed_by, most_specific, read_table, unlisted
@@ -20,7 +21,7 @@ _ARCHIVE = ("bcn20000_metadata*.csv", "metadata.csv")
 _IDS = ("bcn_filename", "isic_id")
 
 
-def bcn20000(root: Path) -> list[SourceImage]:
+def bcn20000(root: Root) -> list[SourceImage]:
     """List BCN20000's images: the rows of its tables, then any image that they lack.
 
     Where images of the official test set are there with their diagnoses, the official split is given.

@@ -1,15 +1,16 @@
 """A folder with a folder a class: `melanoma/1.jpg`, or `train/melanoma/1.jpg`."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.names import SPLIT_WORDS, image_ids
 from dermtune.table import Split
 
 
-def class_folders(root: Path) -> list[SourceImage]:
+def class_folders(root: Root) -> list[SourceImage]:
     """List all images: the folder that an image lies in is its label.
 
     A folder `train`, `val`, `valid`, `validation` or `test` anywhere above a class's folder is the split. A

@@ -1,9 +1,10 @@
 """Derm7pt, the seven-point checklist (Kawahara et al. 2019, doi 10.1109/JBHI.2018.2824327): `release_v0`."""
 
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.names import NamedFiles
@@ -18,7 +19,7 @@ _SPLITS: Mapping[Split, str] = {
 _ATTRIBUTION = "Kawahara et al. 2019, doi 10.1109/JBHI.2018.2824327"
 
 
-def derm7pt(root: Path) -> list[SourceImage]:
+def derm7pt(root: Root) -> list[SourceImage]:
     """List the dermoscopic images: the rows of meta.csv, then any image that it does not name.
 
     Each case is a lesion, with one dermoscopic image and mostly a clinical one. The clinical ones, which

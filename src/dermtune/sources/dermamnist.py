@@ -3,8 +3,8 @@
 import io
 import zlib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from functools import partial
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
+from dermtune.sources.files import SourceFiles, open_where
 from dermtune.table import SPLITS, Split
 from dermtune_bundle.decode import MIN_SIDE
 
@@ -24,7 +26,7 @@ _ATTRIBUTION = (
 )
 
 
-def dermamnist(root: Path) -> list[SourceImage]:
+def dermamnist(root: Root) -> list[SourceImage]:
     """List the images of the one dermamnist*.npz in a folder, of 28, 64, 128 or 224 pixels a side.
 
     Lesions are not given, so each image counts as one of its own. HAM10000 has several images of many
@@ -38,20 +40,26 @@ def dermamnist(root: Path) -> list[SourceImage]:
     Raises:
         SourceError: there is not exactly one such file, or it is damaged or laid out in another way.
     """
-    found = sorted(root.glob("dermamnist*.npz"))
+    files = SourceFiles(root)
+    found = [name for name in files.names if fnmatch(name, "dermamnist*.npz") and "/" not in name]
     if len(found) != 1:
         raise SourceError(
             f"{root}: {len(found)} files dermamnist*.npz; set ingest.path to a folder with exactly one"
         )
+    where = files.where(found[0])
+    if where is None:
+        raise SourceError(f"{root / found[0]}: a link that leads out of the folder; put the file there")
     try:
         # opened here, for numpy leaves a file that it cannot read open
-        with found[0].open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        with open_where(where) as file, np.load(file, allow_pickle=False) as arrays:
             return [image for split in SPLITS for image in _split(arrays, split, found[0])]
     except (OSError, BadZipFile, EOFError, KeyError, MemoryError, TypeError, ValueError, zlib.error) as error:
-        raise SourceError(f"{found[0]}: not a readable DermaMNIST: {error}; download it again") from error
+        raise SourceError(
+            f"{root / found[0]}: not a readable DermaMNIST: {error}; download it again"
+        ) from error
 
 
-def _split(arrays: "np.lib.npyio.NpzFile", split: Split, path: Path) -> Iterator[SourceImage]:
+def _split(arrays: "np.lib.npyio.NpzFile", split: Split, file: str) -> Iterator[SourceImage]:
     pixels: NDArray[np.uint8] = arrays[f"{split}_images"]  # (N, S, S, 3)
     labels: NDArray[np.integer] = arrays[f"{split}_labels"].reshape(-1)  # of (N, 1)
     if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[3] != 3 or 0 in pixels.shape:  # noqa: PLR2004
@@ -64,7 +72,7 @@ def _split(arrays: "np.lib.npyio.NpzFile", split: Split, path: Path) -> Iterator
             image_id=image_id,
             lesion_id=image_id,
             label=_LABELS[label] if 0 <= label < len(_LABELS) else str(label),
-            path=f"{path.name}/{split}/{place:05}.png",
+            path=f"{file}/{split}/{place:05}.png",
             content=partial(_png, image),
             split=split,
             license=_LICENSE,

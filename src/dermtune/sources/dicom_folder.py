@@ -5,10 +5,11 @@ import io
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.names import NamedFiles
@@ -27,7 +28,7 @@ _FILE = ("file", "filename", "file_name", "path")
 _LABEL = ("label", "diagnosis")
 
 
-def dicom_folder(root: Path) -> list[SourceImage]:
+def dicom_folder(root: Root) -> list[SourceImage]:
     """List the DICOM files: the rows of the table of labels, then the files that it lacks, without labels.
 
     DICOM files are those with the suffix .dcm or .dicom, or with none and the mark that the standard asks

@@ -1,7 +1,8 @@
 """The files of a source, by name: those of its folder, and those inside its .zip files.
 
 A name that a table gives is looked up among these names and never opened as a path, so that no table can
-lead out of the folder. Nothing is unpacked.
+lead out of the folder. Nothing is unpacked. The folder may be in a store that fsspec reaches; a store that
+fails ends the run, for of the file it says nothing.
 """
 
 import errno
@@ -10,37 +11,40 @@ import os
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatch
 from functools import lru_cache, partial
 from lzma import LZMAError
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 from zipfile import BadZipFile, ZipFile
 
 from dermtune.errors import SourceError
+from dermtune.places import Place, Root, StoredFile, open_stored, read_stored, stored_files
 from dermtune.sources import SourceImage
 from dermtune_bundle.decode import MAX_BYTES, SUFFIXES
 
 _DAMAGED = (
     BadZipFile, EOFError, KeyError, LZMAError, NotImplementedError, RuntimeError, ValueError, zlib.error,
 )  # fmt: skip
+_EACH, _MOST = 100, 32  # of images that are no files, how many are read to tell their size
 _OUTSIDE = "a link that leads out of the source's folder"
 
 
 class SourceFiles:
     """The files below a folder; of `images.zip`, its members as `images.zip/…`."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Root) -> None:
         """List them.
 
         Raises:
-            SourceError: there is no such folder, or a .zip in it is damaged.
+            SourceError: there is no such folder, a .zip in it is damaged, or its store does not answer.
         """
-        if not root.is_dir():
-            raise SourceError(f"{root}: no such folder; set ingest.path to the source's folder")
         self.root = root
-        self._files: dict[str, Callable[[], bytes]] = {}
-        for name, read in sorted(_walk(root), key=itemgetter(0)):
+        self._files: dict[str, partial[bytes]] = {}
+        found = _walk(root) if isinstance(root, Path) else _walk_place(root)
+        for name, read in sorted(found, key=itemgetter(0)):
             if _nfc(name) in self._files:
                 raise SourceError(f"{root / name}: two files are called so; keep one")
             self._files[_nfc(name)] = read
@@ -92,6 +96,13 @@ class SourceFiles:
         """What reads a file, picklable; of a name that is not here, what raises FileNotFoundError."""
         return self._files.get(name or "", partial(_missing, name or ""))
 
+    def where(self, name: str) -> Path | StoredFile | None:
+        """The file itself, to be read in (`open_where`); None: it is in a .zip, or a link leads out to it."""
+        read = self._files[name]
+        if read.func is _read:
+            return None if _leads_out(*read.args) else Path(read.args[1])
+        return read.args[0] if read.func is _fetch else None
+
     def read(self, name: str) -> bytes:
         """The bytes of a file.
 
@@ -108,7 +119,9 @@ def _refuse(error: OSError) -> None:
     raise SourceError(f"{error.filename}: {error.strerror}; no file in it could be listed") from error
 
 
-def _walk(root: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
+def _walk(root: Path) -> Iterable[tuple[str, "partial[bytes]"]]:
+    if not root.is_dir():
+        raise SourceError(f"{root}: no such folder; set ingest.path to the source's folder")
     for folder, folders, names in os.walk(root, onerror=_refuse):
         for one in folders:
             if Path(folder, one).is_symlink() and not _is_hidden(one):
@@ -123,45 +136,79 @@ def _walk(root: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
             path = Path(folder, name)
             relative = path.relative_to(root).as_posix()
             if path.suffix.lower() == ".zip":
-                yield from ((f"{relative}/{member}", read) for member, read in _members(path))
+                yield from _members(relative, path, path)
             else:
                 yield relative, partial(_read, root, path)
 
 
-def _members(path: Path) -> Iterable[tuple[str, Callable[[], bytes]]]:
+def _walk_place(place: Place) -> Iterable[tuple[str, "partial[bytes]"]]:
+    listed = stored_files(place.url, SourceError)
+    if not listed or "" in listed:
+        raise SourceError(f"{place}: no such folder, or an empty one; set ingest.path to the source's folder")
+    for name, file in listed.items():
+        if _has_hidden(name):
+            continue
+        if name.lower().endswith(".zip"):
+            yield from _members(name, file, place / name)
+        else:
+            yield name, partial(_fetch, file)
+
+
+def _members(name: str, where: Path | StoredFile, shown: Root) -> Iterable[tuple[str, "partial[bytes]"]]:
     try:
-        with ZipFile(path) as opened:
+        with open_where(where) as file, ZipFile(file) as opened:
             members = opened.infolist()
     except (OSError, BadZipFile, NotImplementedError, ValueError) as error:
-        raise SourceError(f"{path}: not a .zip that can be read: {error}; download it again") from error
+        raise SourceError(f"{shown}: not a .zip that can be read: {error}; download it again") from error
     for one in members:
-        parts = set(PurePosixPath(one.filename).parts) - {".."}
-        if not one.is_dir() and not any(map(_is_hidden, parts)):
-            yield one.filename, partial(_read_member, path, one.filename)
+        if not one.is_dir() and not _has_hidden(one.filename):
+            yield f"{name}/{one.filename}", partial(_read_member, where, one.filename)
+
+
+def open_where(where: Path | StoredFile) -> BinaryIO:
+    """Open a file of a source, here or in a store.
+
+    Raises:
+        OSError: it is here, and cannot be read.
+        SourceError: its store fails, now or while it is read.
+    """
+    return where.open("rb") if isinstance(where, Path) else open_stored(where, SourceError)
 
 
 def _read(root: Path, path: Path) -> bytes:
-    if path.is_symlink() and not path.resolve().is_relative_to(root.resolve()):
+    if _leads_out(root, path):
         raise PermissionError(errno.EPERM, _OUTSIDE)
-    if path.stat().st_size > MAX_BYTES:
-        raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
+    _require_small(path.stat().st_size)
     return path.read_bytes()
 
 
-def _read_member(path: Path, name: str) -> bytes:
+def _leads_out(root: Path, path: Path) -> bool:
+    return path.is_symlink() and not path.resolve().is_relative_to(root.resolve())
+
+
+def _fetch(file: StoredFile) -> bytes:
+    _require_small(file.size)
+    return read_stored(file, SourceError)
+
+
+def _read_member(where: Path | StoredFile, name: str) -> bytes:
     try:
-        opened = _open(path)
-        if opened.getinfo(name).file_size > MAX_BYTES:
-            raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
+        opened = _open(where)
+        _require_small(opened.getinfo(name).file_size)
         return opened.read(name)
     except _DAMAGED as error:
-        raise OSError(errno.EIO, f"damaged in {path.name}") from error
+        raise OSError(errno.EIO, f"damaged in {where.name}") from error
+
+
+def _require_small(size: int) -> None:
+    if size > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"over {MAX_BYTES >> 20} MiB")
 
 
 @lru_cache(maxsize=16)
-def _open(path: Path) -> ZipFile:
+def _open(where: Path | StoredFile) -> ZipFile:
     """Opened once a process: to read the list of a large .zip takes longer than an image."""
-    return ZipFile(path)
+    return ZipFile(where if isinstance(where, Path) else open_where(where))
 
 
 def _missing(name: str) -> bytes:
@@ -177,17 +224,58 @@ def file_key(image: SourceImage) -> str | None:
     return hashlib.sha256(named.encode()).hexdigest()
 
 
+def file_sizes(images: Sequence[SourceImage]) -> list[int]:
+    """Bytes of each image's file, of a packed one when unpacked; one that is gone counts as none.
+
+    What is no file (drawn images, those of one large array) counts as a few of it do, which are read: one in
+    a hundred, 32 at most. Ingest packs a file as large as it is, or smaller; one that it turns into a PNG,
+    such as a HEIC or a compressed DICOM file, grows.
+    """
+    sizes = [_size(image.content) for image in images]
+    unknown = [image.content for image, size in zip(images, sizes, strict=True) if size is None]
+    step = max(_EACH, -(-len(unknown) // _MOST))
+    read = []
+    for content in unknown[::step]:
+        with suppress(OSError):  # ingest tells of it
+            read.append(len(content()))
+    usual = sum(read) // max(1, len(read))
+    return [usual if size is None else size for size in sizes]
+
+
+def _size(content: Callable[[], bytes]) -> int | None:
+    """None: it is none of `SourceFiles`."""
+    if not isinstance(content, partial):
+        return None
+    try:
+        if content.func is _read:
+            return int(content.args[1].stat().st_size)
+        if content.func is _fetch:
+            return int(content.args[0].size)
+        if content.func is _read_member:
+            return _open(content.args[0]).getinfo(content.args[1]).file_size
+    except (OSError, *_DAMAGED):
+        return 0
+    return 0 if content.func is _missing else None
+
+
 def _stamp(content: Callable[[], bytes]) -> str | None:
     """Where a file really is, its size, and the times at which it, or what is known of it, last changed."""
-    if not isinstance(content, partial) or content.func not in {_read, _read_member}:
+    if not isinstance(content, partial) or content.func not in {_read, _read_member, _fetch}:
         return None
-    path, name = (content.args[1], "") if content.func is _read else content.args
+    path = content.args[1] if content.func is _read else content.args[0]
+    name = content.args[1] if content.func is _read_member else ""
+    if isinstance(path, StoredFile):
+        return f"{path.url} {path.path} {name} {path.size} {path.stamp}" if path.stamp else None
     try:
         found, real = path.stat(), path.resolve()
     except OSError:
         return None
     times = f"{found.st_mtime_ns} {found.st_ctime_ns} {found.st_ino}"
     return f"{path.absolute()} {real} {name} {found.st_size} {times}"
+
+
+def _has_hidden(name: str) -> bool:
+    return any(map(_is_hidden, set(PurePosixPath(name).parts) - {".."}))
 
 
 def _is_hidden(name: str) -> bool:

@@ -4,9 +4,8 @@ Folders and their .zip files count alike. Dataverse's table names lesions, ages 
 seven columns, and has a second table of which images show the same lesion.
 """
 
-from pathlib import Path
-
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import confirmed_by, one_hot, read_table, unlisted
@@ -36,7 +35,7 @@ _COLUMNS: dict[Split, tuple[str, ...]] = {
 _CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 
 
-def ham10000(root: Path) -> list[SourceImage]:
+def ham10000(root: Root) -> list[SourceImage]:
     """List HAM10000's images: the rows of its tables, then any image that they lack.
 
     Where images of the official test set are there, the official split is given.

@@ -3,8 +3,7 @@
 Folders and their .zip files count alike.
 """
 
-from pathlib import Path
-
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import one_hot, read_table, unlisted
@@ -24,7 +23,7 @@ _NONE_OF_THEM = "UNK"
 _SMALLER = "_downsampled"
 
 
-def isic2019(root: Path) -> list[SourceImage]:
+def isic2019(root: Root) -> list[SourceImage]:
     """List ISIC 2019's images: the rows of its tables, then any image that they lack.
 
     Where images of the official test set are there, the official split is given.

@@ -4,8 +4,8 @@ The table is the challenge's or Kaggle's `train.csv`; the images are JPEG or DIC
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import read_table, unlisted
@@ -24,7 +24,7 @@ _COPIES = "ISIC_2020_Training_Duplicates.csv"
 _PAIR = ("image_name_1", "image_name_2")
 
 
-def isic2020(root: Path) -> list[SourceImage]:
+def isic2020(root: Root) -> list[SourceImage]:
     """List ISIC 2020's images: the rows of its table, then any image that it lacks.
 
     Images that the official list of duplicates pairs share a lesion. The test set has no diagnoses in public:

@@ -12,8 +12,9 @@ import h5py
 import numpy as np
 
 from dermtune.errors import SourceError
+from dermtune.places import Root, StoredFile
 from dermtune.sources import SourceImage
-from dermtune.sources.files import SourceFiles
+from dermtune.sources.files import SourceFiles, open_where
 from dermtune.sources.isic import most_specific, unlisted
 from dermtune.sources.rows import Row, known, number, read_rows, sex
 from dermtune_bundle.decode import MAX_BYTES
@@ -29,10 +30,11 @@ _COLUMNS = frozenset(
         *("copyright_license", "attribution"),
     }
 )
+_Packed = tuple[str, Path | StoredFile]  # the name of the HDF5 file, and where it is
 _FIRST: dict[float | None, str] = {1.0: "Malignant", 0.0: "Benign"}
 
 
-def isic2024(root: Path) -> list[SourceImage]:
+def isic2024(root: Root) -> list[SourceImage]:
     """List SLICE-3D's images: the rows of its table, then any image that it lacks.
 
     Raises:
@@ -41,7 +43,7 @@ def isic2024(root: Path) -> list[SourceImage]:
     files = SourceFiles(root)
     table = _rows(files)
     packed = _packed(files)
-    inside = _members(files.root / packed) if packed else {}
+    inside = _members(files, *packed) if packed else {}
     images = [_image(files, row, packed if row["isic_id"] in inside else None) for row in table]
     named = {row["isic_id"] for row in table}
     images += [_image(files, {"isic_id": name}, packed) for name in inside if name not in named]
@@ -71,54 +73,54 @@ def _read(files: SourceFiles, name: str, *required: str) -> list[Row]:
     )
 
 
-def _packed(files: SourceFiles) -> str | None:
-    """The HDF5 file's name, where there is one."""
+def _packed(files: SourceFiles) -> _Packed | None:
     name = files.find(_IMAGES)
     if name is None:
         return None
-    path = files.root / name
-    if path.is_file() and path.resolve().is_relative_to(files.root.resolve()):
-        return name
+    if where := files.where(name):
+        return name, where
     if files.images():
         return None
     raise SourceError(
-        f"{path}: not read inside a .zip, or where a link leads out of the folder; put it there"
+        f"{files.root / name}: not read inside a .zip, or where a link leads out of the folder; put it there"
     )
 
 
-def _members(path: Path) -> dict[str, None]:
+def _members(files: SourceFiles, name: str, where: Path | StoredFile) -> dict[str, None]:
     """What the file's parts are called, in its order."""
     try:
-        with h5py.File(path, "r") as opened:
+        with open_where(where) as file, h5py.File(file, "r") as opened:
             return dict.fromkeys(opened)
     except OSError as error:
-        raise SourceError(f"{path}: not an HDF5 file that can be read: {error}; download it again") from error
+        raise SourceError(
+            f"{files.root / name}: not an HDF5 file that can be read: {error}; download it again"
+        ) from error
 
 
-def _read_member(path: Path, name: str) -> bytes:
+def _read_member(where: Path | StoredFile, name: str) -> bytes:
     try:
-        opened = _open(path)
+        opened = _open(where)
         # links in the file may name other files
         found = opened[name] if isinstance(opened.get(name, getlink=True), h5py.HardLink) else None
         if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
-            raise PermissionError(errno.EPERM, f"no image, but a link, in {path.name}")
+            raise PermissionError(errno.EPERM, f"no image, but a link, in {where.name}")
         if not 0 < found.nbytes <= MAX_BYTES:
             raise OSError(errno.EFBIG, f"empty or over {MAX_BYTES >> 20} MiB")
         return np.asarray(found[()]).tobytes()
     except (KeyError, RuntimeError, ValueError) as error:
-        raise OSError(errno.EIO, f"damaged in {path.name}") from error
+        raise OSError(errno.EIO, f"damaged in {where.name}") from error
 
 
 @lru_cache(maxsize=4)
-def _open(path: Path) -> h5py.File:
+def _open(where: Path | StoredFile) -> h5py.File:
     """Opened once a process: to open a file of 400,000 parts takes longer than to read an image."""
-    return h5py.File(path, "r")
+    return h5py.File(where if isinstance(where, Path) else open_where(where), "r")
 
 
-def _image(files: SourceFiles, row: Row, packed: str | None) -> SourceImage:
+def _image(files: SourceFiles, row: Row, packed: _Packed | None) -> SourceImage:
     image_id = row["isic_id"]
-    name = f"{packed}/{image_id}" if packed else files.image(image_id)
-    inside = partial(_read_member, files.root / packed, image_id) if packed else None
+    name = f"{packed[0]}/{image_id}" if packed else files.image(image_id)
+    inside = partial(_read_member, packed[1], image_id) if packed else None
     target = number(row.get("target", row.get("malignant")))
     return SourceImage(
         image_id=image_id,

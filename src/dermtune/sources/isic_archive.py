@@ -1,12 +1,12 @@
 """Images of the ISIC Archive with its metadata.csv: what dermtune.isic_archive or isic-cli downloaded."""
 
 import logging
-from pathlib import Path
 
 from isic_metadata.metadata import MetadataRow
 from pydantic import ValidationError
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.isic import confirmed_by, most_specific, read_table, unlisted
@@ -27,7 +27,7 @@ _COLUMNS = {"diagnosis": (*_DIAGNOSES, _FORMER), "anatom_site": _SITES, "age": (
 _DERMOSCOPIC = "dermoscopic"
 
 
-def isic_archive(root: Path) -> list[SourceImage]:
+def isic_archive(root: Root) -> list[SourceImage]:
     """List a download from the ISIC Archive: the rows of its metadata.csv, then any image that it lacks.
 
     The label is the most specific diagnosis. Where the image is not dermoscopic, its kind is said with it, as

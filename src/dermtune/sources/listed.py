@@ -3,11 +3,11 @@
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
-from pathlib import Path
 
 import pandas as pd
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.names import SPLIT_WORDS, NamedFiles, image_ids, plain_id
@@ -17,7 +17,7 @@ _FIELDS = (*(one.name for one in fields(SourceImage) if one.name not in {"conten
 _SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 
 
-def listed(root: Path, columns: Mapping[str, str]) -> list[SourceImage]:
+def listed(root: Root, columns: Mapping[str, str]) -> list[SourceImage]:
     """List the images of a folder: the rows of its table, then any image that the table lacks.
 
     Args:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Literal
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.bcn20000 import bcn20000
 from dermtune.sources.class_folders import class_folders
@@ -38,7 +38,7 @@ PartName = Literal[
     "dicom_folder",
 ]
 SourceName = Literal["synthetic", "several", PartName]
-_OF_A_FOLDER: Mapping[SourceName, Callable[[Path], list[SourceImage]]] = {
+_OF_A_FOLDER: Mapping[SourceName, Callable[[Root], list[SourceImage]]] = {
     "ham10000": ham10000,
     "isic2019": isic2019,
     "isic2020": isic2020,
@@ -56,7 +56,7 @@ _OF_A_FOLDER: Mapping[SourceName, Callable[[Path], list[SourceImage]]] = {
 
 def list_images(
     source: SourceName,
-    path: Path,
+    path: Root,
     *,
     parts: Mapping[PartName, str],
     columns: Mapping[str, str],
@@ -67,7 +67,7 @@ def list_images(
 
     Args:
         source: which.
-        path: its folder.
+        path: its folder, here or in a store.
         parts: of `several`: each one's folder below `path`.
         columns: of `listed`: from a field to a column of the table.
         lesions: of `synthetic`: how many are drawn …

@@ -1,7 +1,8 @@
 """PAD-UFES-20 (Pacheco et al. 2020, doi 10.1016/j.dib.2020.106221): metadata.csv and its parts of images."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 from dermtune.sources.rows import Row, known, number, read_rows, sex, skin_type
@@ -12,7 +13,7 @@ _LICENSE = "CC-BY-4.0"  # https://data.mendeley.com/datasets/zr7vgbcyr2/1
 _ATTRIBUTION = "Pacheco et al. 2020, doi 10.1016/j.dib.2020.106221"
 
 
-def pad_ufes_20(root: Path) -> list[SourceImage]:
+def pad_ufes_20(root: Root) -> list[SourceImage]:
     """List the images: the rows of metadata.csv, then any image that it lacks.
 
     They are clinical photographs taken with smartphones, not dermoscopic images: a model trained on one kind

@@ -2,12 +2,13 @@
 
 import io
 from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import openpyxl
 
 from dermtune.errors import SourceError
+from dermtune.places import Root
 from dermtune.sources import SourceImage
 from dermtune.sources.files import SourceFiles
 
@@ -15,7 +16,7 @@ _TABLE = "PH2_dataset.xlsx"
 _LABELS = {"Common Nevus": "nv", "Atypical Nevus": "atypical", "Melanoma": "mel"}
 
 
-def ph2(root: Path) -> list[SourceImage]:
+def ph2(root: Root) -> list[SourceImage]:
     """List PH2's images: the rows of its spreadsheet, then any image that it lacks.
 
     PH2 names neither lesions nor patients, so each image counts as a lesion of its own.
@@ -25,8 +26,8 @@ def ph2(root: Path) -> list[SourceImage]:
     """
     files = SourceFiles(root)
     table = root / _TABLE
+    data = io.BytesIO(files.read(files.require(_TABLE)))
     try:
-        data = io.BytesIO(files.read(files.require(_TABLE)))
         with closing(openpyxl.load_workbook(data, read_only=True, data_only=True)) as book:
             rows = iter(list(book.worksheets[0].iter_rows(values_only=True)))
     except Exception as error:  # damaged spreadsheets make openpyxl raise nearly anything

@@ -2,11 +2,11 @@
 
 import json
 import logging
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+import math
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
@@ -15,9 +15,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import Config
+from dermtune.disk import array_bytes, require_room
+from dermtune.engine import LOCAL, ComputeConfig, each
+from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint, versions
 from dermtune.progress import progress
-from dermtune.shards import PackedImages, Place, create_array, places, remove_views
+from dermtune.shards import PackedImages, Place, create_rows, open_array, places, remove_views, write_rows
 from dermtune.table import read_table, table_sha256
 from dermtune_bundle.decode import resize
 from dermtune_bundle.files import atomic_path
@@ -26,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _MODULES = ("dermtune.augmentation", "dermtune.stages.augment", "dermtune_bundle.decode")
 _SHOWN, _THUMBNAIL = 6, 112  # images, pixels
-_BATCH = 256  # images in flight, so that memory does not grow with their number
+_TOGETHER, _AT_ONCE = 16, 128 << 20  # images in one piece of work, and bytes of their views at most
 
 
 class AugmentConfig(Config):
@@ -46,7 +49,28 @@ class AugmentConfig(Config):
     """Largest rotation, in degrees, either way: a lesion has no upright."""
 
 
-def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, out: Path) -> None:
+@dataclass(frozen=True)
+class Part:
+    """Some images that follow each other, and the files of `create_rows` that get them."""
+
+    places: list[Place]
+    first: int
+    """Their first row."""
+    files: list[Path]
+    """One a view."""
+    vary: bool
+    """Else they are only resized, for one file."""
+
+
+def augment(
+    config: AugmentConfig,
+    *,
+    input_size: int,
+    seed: int,
+    images: Path,
+    out: Path,
+    compute: ComputeConfig = LOCAL,
+) -> None:
     """Make `config.views` views of each training image, and the plain validation images.
 
     Raises:
@@ -59,25 +83,28 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
     (out / "views.json").unlink(missing_ok=True)  # it vouches for what lies beside it
     shape = (input_size, input_size, 3)
     train, val = (places(read_table(images / "images.parquet", split=split)) for split in ("train", "val"))
-    shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
-    thumbnails = []
-    # spawn: the parent may already run threads of other libraries, which a fork would copy half-way
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool, ExitStack() as files:
-        names = [f"train-{view:02d}.npy" for view in range(config.views)]
-        arrays = [
-            files.enter_context(create_array(out / name, (len(train), *shape), "uint8")) for name in names
-        ]
-        work = partial(_views_of, config=config, images=images, size=input_size, seed=seed)
-        for row, views in enumerate(progress(_map(pool, work, train), "augment", len(train))):
-            for array, view in zip(arrays, views, strict=True):
-                array.append(view[None])
-            if row in shown:
-                thumbnails.append([resize(view, _THUMBNAIL) for view in views[:8]])
-        unvaried = {"val.npy": val} | ({"plain.npy": train} if config.plain else {})
+    stored = (config.views + config.plain) * len(train) + len(val)
+    require_room("augment", array_bytes(stored, shape, "uint8"), out)
+    varied = [f"train-{view:02d}.npy" for view in range(config.views)]
+    unvaried = {"val.npy": val} | ({"plain.npy": train} if config.plain else {})
+    make = partial(_make_augment_part, config, images.absolute(), input_size, seed)
+    with ExitStack() as opened:
+
+        def create(name: str, count: int) -> Path:
+            return opened.enter_context(create_rows(out / name, (count, *shape), "uint8")).absolute()
+
+        together = max(1, min(_TOGETHER, _AT_ONCE // (config.views * math.prod(shape))))
+        parts = _parts(train, together, [create(name, len(train)) for name in varied], vary=True)
         for name, rows in unvaried.items():
-            array = files.enter_context(create_array(out / name, (len(rows), *shape), "uint8"))
-            for image in _map(pool, partial(_plain, images=images, size=input_size), rows):
-                array.append(image[None])
+            parts += _parts(rows, together, [create(name, len(rows))], vary=False)
+        total = sum(len(part.places) for part in parts)
+        done = each(compute, make, parts, processes=True)
+        written = sum(progress(done, "augment", total, step=together))
+        if written != total:
+            raise DataError(f"{out}: {written} images written of {total}; run augment again")
+    shown = range(0, len(train), max(1, len(train) // _SHOWN))[:_SHOWN]
+    views = [open_array(out / name) for name in varied[:8]]
+    thumbnails = [[resize(np.array(view[row]), _THUMBNAIL) for view in views] for row in shown]
     sheet = contact_sheet(
         thumbnails, [train[row].image_id for row in shown], "Augmented views, one image a row"
     )
@@ -94,22 +121,27 @@ def augment(config: AugmentConfig, *, input_size: int, seed: int, images: Path, 
     log.info("%d training images, %d views each; %d validation images", len(train), config.views, len(val))
 
 
-def _map(
-    pool: ProcessPoolExecutor, work: "partial[NDArray[np.uint8]]", places: list[Place]
-) -> Iterator[NDArray[np.uint8]]:
-    for start in range(0, len(places), _BATCH):
-        yield from pool.map(work, places[start : start + _BATCH], chunksize=8)
+def _parts(places: list[Place], together: int, files: list[Path], *, vary: bool) -> list[Part]:
+    starts = range(0, len(places), together)
+    return [Part(places[start : start + together], start, files, vary) for start in starts]
 
 
-def _views_of(
-    place: Place, *, config: AugmentConfig, images: Path, size: int, seed: int
-) -> NDArray[np.uint8]:
+def _make_augment_part(config: AugmentConfig, images: Path, size: int, seed: int) -> Callable[[Part], int]:
+    return partial(augment_part, config=config, images=PackedImages(images), size=size, seed=seed)
+
+
+def augment_part(part: Part, *, config: AugmentConfig, images: PackedImages, size: int, seed: int) -> int:
+    """Read, vary and write some images; to do it again changes nothing. Gives how many they were."""
     from dermtune.augmentation import Variation, make_views
 
-    variation = Variation(config.min_scale, config.color, config.hue, config.rotate)
-    image = PackedImages(images).decode(place)
-    return make_views(image, variation, views=config.views, image_id=place.image_id, size=size, seed=seed)
+    def views_of(place: Place) -> NDArray[np.uint8]:
+        image = images.decode(place)
+        if not part.vary:
+            return resize(image, size)[None]
+        variation = Variation(config.min_scale, config.color, config.hue, config.rotate)
+        return make_views(image, variation, views=config.views, image_id=place.image_id, size=size, seed=seed)
 
-
-def _plain(place: Place, *, images: Path, size: int) -> NDArray[np.uint8]:
-    return resize(PackedImages(images).decode(place), size)
+    made = np.stack([views_of(place) for place in part.places])
+    for view, file in enumerate(part.files):
+        write_rows(file, part.first, [made[:, view]])
+    return len(made)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from dermtune.config import BackboneConfig, Config
+from dermtune.disk import array_bytes, require_room, weights_bytes
 from dermtune.goals import Goal, Method, Name
 from dermtune.labels import lesion_class
 from dermtune.leakage import EMBEDDINGS
@@ -95,6 +96,10 @@ def calibrate(
         references=len(references_of(table)),
         curves=config.method == "isotonic",
     )
+    rows = int((everything["split"] != "test").sum())
+    embeddings = array_bytes(rows, (module.frozen_features,), "float16")
+    # twice: what sets a graph's numbers writes it anew
+    require_room("calibrate", 2 * weights_bytes(module) + embeddings, out)
     with atomic_path(out / "model.onnx") as temporary:
         validation = _Validation(packed, table, labels, shift)
         train = everything[everything["split"] == "train"].reset_index(drop=True)

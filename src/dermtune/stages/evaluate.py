@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field
 from dermtune.appearance import MASKS
 from dermtune.config import Config
 from dermtune.csv_tables import write_tables
+from dermtune.disk import require_room
 from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
 from dermtune.fingerprint import file_sha256
@@ -157,6 +158,7 @@ def _measure(
     if test.empty or (unknown := sorted(set(test["label"]) - set(classes))):
         what = "is empty" if test.empty else f"has classes that the model lacks: {', '.join(unknown[:5])}"
         raise DataError(f"the test split {what}; map labels (ingest.label_map), or train on such images")
+    require_room("evaluate", 0, out)  # a report and tables: megabytes
     packed, found = PackedImages(images), places(test)
 
     def look(row: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:

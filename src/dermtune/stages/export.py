@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dermtune.config import Config
+from dermtune.disk import require_room
 from dermtune.errors import DataError, GateError
 from dermtune.gates import GatesConfig, missed_gates
 from dermtune.golden import golden_cases
@@ -58,6 +59,7 @@ def export(config: ExportConfig, *, model: Path, evaluation: Path, out: Path) ->
         raise DataError(f"{path}: measured on another model.onnx; re-run evaluate")
     if misses:
         raise GateError(f"not exported: {'; '.join(misses)}; train a better model or lower export.gates")
+    require_room("export", len(graph), out)
     name = f"dermtune-{len(contract.classes)}-classes"
     cases, images = golden_cases(Graph(graph, threads=1), count=_GOLDEN)
     manifest = Manifest(

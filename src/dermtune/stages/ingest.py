@@ -22,11 +22,14 @@ from dermtune.choice import choose
 from dermtune.config import Config
 from dermtune.croissant import croissant
 from dermtune.data_card import balance
+from dermtune.disk import packed_bytes, require_room
 from dermtune.duplicates import SIDE, Pair
+from dermtune.engine import LOCAL, ComputeConfig
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
 from dermtune.memory import Memory, state_of
 from dermtune.metadata import metadata_aurocs, suspicious
+from dermtune.places import root_of
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
 from dermtune.quality import (
@@ -41,6 +44,7 @@ from dermtune.quality import (
 )
 from dermtune.shards import ImagePacker, PackedImages, create_array, open_array, places
 from dermtune.sources import SourceImage
+from dermtune.sources.files import file_sizes
 from dermtune.sources.listing import PartName, SourceName, list_images
 from dermtune.splits import SplitConfig, assign_splits, join_groups, join_pairs, read_splits
 from dermtune.table import SOURCE_COLUMNS, SPLITS, write_table
@@ -60,7 +64,7 @@ class IngestConfig(Config):
 
     source: SourceName
     path: str
-    """The source's folder; it may lie outside the project."""
+    """The source's folder; it may lie outside the project, or in a store, as s3://bucket/folder."""
     synthetic_lesions: Annotated[int, Field(ge=40)]
     parts: dict[PartName, str]
     """Of source `several`: which sources there are, and the folder below `path` that holds each."""
@@ -100,6 +104,7 @@ def ingest(
     splits: Path | None = None,
     key: Path | None = None,
     notes: Path | None = None,
+    compute: ComputeConfig = LOCAL,
 ) -> None:
     """Check, group, split and pack a source's images.
 
@@ -111,6 +116,7 @@ def ingest(
         key: file of the key by which ids of patients are hashed, made where there is none; None: a key that
             is drawn and forgotten.
         notes: file that tells which images of an earlier run, still in `out`, need not be looked at again.
+        compute: where files are checked.
 
     Raises:
         SourceError: the source is not laid out as expected, or too many of its files are unusable.
@@ -120,7 +126,9 @@ def ingest(
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
     with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
-        table, quarantined, implausible_ages = read_source(config, seed=seed, out=out, memory=memory, key=key)
+        table, quarantined, implausible_ages = read_source(
+            config, seed=seed, out=out, memory=memory, key=key, compute=compute
+        )
         files = table.pop("file").tolist()
         pairs = memory.find_duplicates(open_array(out / PRINTS, rows=len(table)), files)
     copies = join_pairs(len(table), ((pair.first, pair.second) for pair in pairs))
@@ -145,7 +153,13 @@ def ingest(
 
 
 def read_source(
-    config: IngestConfig, *, seed: int, out: Path, memory: Memory, key: Path | None = None
+    config: IngestConfig,
+    *,
+    seed: int,
+    out: Path,
+    memory: Memory,
+    key: Path | None = None,
+    compute: ComputeConfig = LOCAL,
 ) -> CheckedSource:
     """Check and pack a source's images, with their prints and masks, into a folder.
 
@@ -156,7 +170,7 @@ def read_source(
     """
     listed = list_images(
         config.source,
-        Path(config.path),
+        root_of(config.path),
         parts=config.parts,
         columns=config.columns,
         lesions=config.synthetic_lesions,
@@ -170,7 +184,10 @@ def read_source(
         licenses=config.licenses,
     )
     reasons = check_listing(images, left_out)
-    table, quarantined = _check_and_pack(images, reasons, out, _key(config, key), memory)
+    usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
+    require_room("ingest", packed_bytes(file_sizes(usable), beside=SIDE**2 + NO_MASK.nbytes), out)
+    checks = progress(_check(usable, memory, compute), "ingest", len(usable))
+    table, quarantined = _check_and_pack(images, reasons, checks, out, _key(config, key))
     refuse_bad_source(len(table), quarantined, allowed=config.max_quarantine)
     ages = table["age"].notna() & ~table["age"].between(0, _OLDEST)
     if ages.any():
@@ -188,11 +205,13 @@ def _key(config: IngestConfig, key: Path | None) -> bytes:
 
 
 def _check_and_pack(
-    images: Sequence[SourceImage], reasons: Sequence[str | None], out: Path, key: bytes, memory: Memory
+    images: Sequence[SourceImage],
+    reasons: Sequence[str | None],
+    checks: Iterator[CheckedImage | str],
+    out: Path,
+    key: bytes,
 ) -> tuple[pd.DataFrame, list[dict[str, str]]]:
-    usable = [image for image, reason in zip(images, reasons, strict=True) if reason is None]
     (out / "images.parquet").unlink(missing_ok=True)  # of other shards, from now on
-    checks = progress(_check(usable, memory), "ingest", len(usable))
     linked = _linked(images)
     rows, quarantined, kept = [], [], set()
     with (
@@ -227,10 +246,13 @@ def _linked(images: Sequence[SourceImage]) -> list[int]:
     return groups
 
 
-def _check(images: Sequence[SourceImage], memory: Memory) -> Iterator[CheckedImage | str]:
+def _check(
+    images: Sequence[SourceImage], memory: Memory, compute: ComputeConfig
+) -> Iterator[CheckedImage | str]:
     """`check_images`, of what is not known."""
     recalled = [memory.find(image) for image in images]
-    checks = check_images([image for image, row in zip(images, recalled, strict=True) if row is None])
+    new = [image for image, row in zip(images, recalled, strict=True) if row is None]
+    checks = check_images(new, compute)
     for row in recalled:
         yield next(checks) if row is None else memory.recall(row)
 

@@ -6,6 +6,8 @@ Beside the pipeline: it never re-runs what comes before finetune, and it reads n
 import hashlib
 import json
 import logging
+import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -13,6 +15,7 @@ from pydantic import Field, model_validator
 
 from dermtune.config import BackboneConfig, Config
 from dermtune.csv_tables import write_tables
+from dermtune.engine import LOCAL, ComputeConfig
 from dermtune.errors import DataError
 from dermtune.fingerprint import code_fingerprint
 from dermtune.recipe import FinetuneConfig
@@ -20,8 +23,7 @@ from dermtune.search_space import Choices, Number, Sampler, Span
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
-    import optuna
-
+    from dermtune.search import Score
     from dermtune.training import EpochRecord
 
 log = logging.getLogger(__name__)
@@ -42,6 +44,8 @@ class SearchConfig(Config):
     """A trial learns from one in so many of the training lesions; 1: from all."""
     epochs: Annotated[int, Field(ge=1)]
     """Of the longest trials; poor ones are stopped earlier."""
+    side_by_side: Annotated[int, Field(ge=1)]
+    """Trials that are drawn at once, for Ray to run side by side; more learn less from one another."""
     space: Annotated[dict[str, Span | Choices], Field(min_length=1)]
     """Key of `finetune` to what is tried: {low, high, log} or {choices}."""
 
@@ -67,55 +71,24 @@ def search(
     activations: Path,
     storage: Path,
     out: Path,
+    compute: ComputeConfig = LOCAL,
 ) -> dict[str, Number]:
     """Try values for keys of `finetune`; gives the best on validation (`EpochRecord.score`).
 
     Raises:
         DataError: the activations are stale, foreign or missing, or a class is too rare for `part`.
     """
-    import optuna
-    import torch
-
     from dermtune.figures import parameter_importances, trial_coordinates, trial_history, write_figure
-    from dermtune.search import Halving, best_values, importances, open_study, run_trials, trials_table
-    from dermtune.splits import assign_folds, require_every_class
+    from dermtune.search import best_values, importances, open_study, run_trials, trials_table
+    from dermtune.splits import require_every_class
     from dermtune.task import read_task
-    from dermtune.training import train_tail
     from dermtune.trunk import resolve_device
 
     task = read_task(images, activations, backbone=backbone, seed=seed, groups=recipe.weighed_groups)
     device = resolve_device(recipe.device, key="finetune.device")
-    train = task.train.resident(device)
     if config.part > 1:
         labels, groups = (task.train_table[key].tolist() for key in ("label", "group_id"))
         require_every_class(labels, groups, folds=config.part, key="search.part")
-        part_of = assign_folds(labels, groups, folds=config.part, seed=seed)
-        train = train.only(torch.from_numpy((part_of == 0).nonzero()[0]))
-    brief = {"epochs": config.epochs, "patience": config.epochs}
-
-    def score(values: dict[str, Number], trial: "optuna.Trial") -> float:
-        def report(record: "EpochRecord") -> None:
-            trial.report(record.score, record.epoch + 1)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
-        tried = recipe.model_copy(update=values | brief)
-        try:
-            _, history = train_tail(
-                task.network.tail(len(task.classes), dropout=tried.dropout, seed=seed),
-                train,
-                task.val,
-                tried,
-                seed=seed,
-                device=device,
-                on_epoch=report,
-                description=f"trial {trial.number}, ",
-            )
-        except DataError as error:  # this rate makes training diverge; another may not
-            log.info("trial %d: %s", trial.number, error)
-            raise optuna.TrialPruned from error
-        return max(record.score for record in history)
-
     made_from = task.lineage | {
         "search": config.model_dump(exclude={"trials"}),
         "search_code_sha256": code_fingerprint("dermtune.search", "dermtune.search_space", __name__),
@@ -124,16 +97,28 @@ def search(
         ),  # what a trial changes is no part of it
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
-    pruner = Halving(config.epochs, unpruned=recipe.head_epochs)
-    study = open_study(storage, study_name, pruner=pruner)
+    study = open_study(storage, study_name)
     run_trials(
         study,
-        score,
+        partial(
+            _make_score,
+            config,
+            recipe,
+            backbone=backbone,
+            seed=seed,
+            images=images.absolute(),
+            activations=activations.absolute(),
+        ),
         config.space,
         start={key: getattr(recipe, key) for key in config.space},
         sampler=config.sampler,
         trials=config.trials,
         seed=seed,
+        epochs=config.epochs,
+        unpruned=recipe.head_epochs,
+        side_by_side=config.side_by_side,
+        compute=compute,
+        gpus=int(device == "cuda"),
     )
     best = best_values(study, config.space)
     trials = trials_table(study)
@@ -151,3 +136,59 @@ def search(
         best,
     )
     return best
+
+
+def _make_score(
+    config: SearchConfig,
+    recipe: FinetuneConfig,
+    *,
+    backbone: BackboneConfig,
+    seed: int,
+    images: Path,
+    activations: Path,
+) -> "Score":
+    """Read the task, in whatever process; gives what trains on it with a trial's values."""
+    import torch
+
+    from dermtune.search import Asked, Tried
+    from dermtune.splits import assign_folds
+    from dermtune.task import read_task
+    from dermtune.training import train_tail
+    from dermtune.trunk import resolve_device
+
+    task = read_task(images, activations, backbone=backbone, seed=seed, groups=recipe.weighed_groups)
+    device = resolve_device(recipe.device, key="finetune.device")
+    train = task.train.resident(device)
+    if config.part > 1:
+        labels, groups = (task.train_table[key].tolist() for key in ("label", "group_id"))
+        part_of = assign_folds(labels, groups, folds=config.part, seed=seed)
+        train = train.only(torch.from_numpy((part_of == 0).nonzero()[0]))
+    brief = {"epochs": config.epochs, "patience": config.epochs}
+
+    def score(trial: Asked) -> Tried:
+        scores: list[float] = []
+
+        def look(record: "EpochRecord") -> None:
+            scores.append(record.score)
+            if record.score < trial.least.get(len(scores), -math.inf):
+                raise _PoorError
+
+        tried = recipe.model_copy(update=trial.values | brief)
+        tail = task.network.tail(len(task.classes), dropout=tried.dropout, seed=seed)
+        named = f"trial {trial.number}, "
+        try:
+            train_tail(
+                tail, train, task.val, tried, seed=seed, device=device, on_epoch=look, description=named
+            )
+        except _PoorError:
+            return Tried(scores, stopped=True)
+        except DataError as error:  # these values make training diverge; others may not
+            log.info("%s%s", named, error)
+            return Tried(scores, stopped=True)
+        return Tried(scores, stopped=False)
+
+    return score
+
+
+class _PoorError(Exception):
+    """This trial is not worth going on with."""

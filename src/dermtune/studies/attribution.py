@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from dermtune.backbone import Tail, Trunk
+from dermtune.chain import require_maps
 from dermtune.errors import ConfigError
 
 Map = NDArray[np.float32]
@@ -128,7 +129,12 @@ def occlusion(
 
 
 def units_to_finer_map(trunk: Trunk, tail: Tail, *, input_size: int) -> int:
-    """How many of the units of trunk and tail end in the last map that is finer than the final one."""
+    """How many of the units of trunk and tail end in the last map that is finer than the final one.
+
+    Raises:
+        ConfigError: they are a transformer's.
+    """
+    require_maps([*trunk.units, *tail.units], what="dermtune study where")
     sides = []
     features = torch.zeros(1, 3, input_size, input_size)
     with torch.inference_mode():

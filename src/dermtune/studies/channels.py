@@ -14,6 +14,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from dermtune.backbone import Tail, Trunk
+from dermtune.chain import require_maps
 from dermtune.metrics import Sampled, auroc, estimate, macro, resample
 from dermtune.progress import progress
 from dermtune.studies import MicroscopeConfig
@@ -50,7 +51,11 @@ def layers_of(trunk: Trunk, tail: Tail) -> list[Layer]:
     """The layers, from the image to the classifier, in eval mode and without gradients of weights.
 
     What holds no convolution, such as a normalisation, belongs to the layer before it.
+
+    Raises:
+        ConfigError: they are a transformer's.
     """
+    require_maps([*trunk.units, *tail.units], what="dermtune study microscope")
     groups: list[list[nn.Module]] = []
     frozen = []
     for number, unit in enumerate([*trunk.units, *tail.units]):

@@ -1,5 +1,6 @@
 """On a real file system that is too small."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,21 +14,28 @@ IN_A_SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 SCRIPT = 'mount -t tmpfs -o size={size} tmpfs data && "$0" "$@"; code=$?; find data -type f; exit $code'
 
 
-def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(params: Params, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    YAML(typ="safe").dump(params.model_dump(mode="json"), tmp_path / "params.yaml")
-    probe = [*IN_A_SMALL_DISK, SCRIPT.format(size="600k"), "true"]
-    if subprocess.run(probe, cwd=tmp_path, check=False, capture_output=True).returncode:
+def run_on(size: str, folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run dermtune where data/ is a disk of a size; what it leaves there is on standard output."""
+    (folder / "data").mkdir(exist_ok=True)
+    probe = [*IN_A_SMALL_DISK, SCRIPT.format(size=size), "true"]
+    if subprocess.run(probe, cwd=folder, check=False, capture_output=True).returncode:
         pytest.skip("no file system may be mounted here")
-    command = [Path(sys.executable).parent / "dermtune", "ingest", "--out", "data/ingest"]
-    full = subprocess.run(
-        [*IN_A_SMALL_DISK, SCRIPT.format(size="600k"), *command],
-        cwd=tmp_path,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert full.returncode == 2
-    (line,) = [line for line in full.stderr.splitlines() if not line.startswith("ingest: ")]
-    assert line == "error: the disk: No space left on device; make room and run it again"
-    assert full.stdout == "", "no file is left behind"
+    command = [Path(sys.executable).parent / "dermtune", *map(str, arguments)]
+    whole = [*IN_A_SMALL_DISK, SCRIPT.format(size=size), *command]
+    return subprocess.run(whole, cwd=folder, check=False, capture_output=True, text=True)
+
+
+def test_a_stage_that_the_disk_cannot_hold_is_not_begun(params: Params, tmp_path: Path) -> None:
+    YAML(typ="safe").dump(params.model_dump(mode="json"), tmp_path / "params.yaml")
+    done = run_on("600k", tmp_path, "ingest", "--out", "data/ingest")
+    assert done.returncode == 2
+    needs = r"error: data/ingest: ingest needs about [\d.]+ MB, and 0\.6 MB are free .* MB are missing"
+    assert re.match(needs, done.stderr)
+    assert done.stdout == "", "no file is left behind"
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file(ingested: Path, tmp_path: Path) -> None:
+    done = run_on("4k", tmp_path, "keep-splits", "--images", ingested, "--out", "data/splits.csv")
+    assert done.returncode == 2
+    assert done.stderr == "error: the disk: No space left on device; make room and run it again\n"
+    assert done.stdout == "", "no file is left behind"

@@ -1,11 +1,13 @@
 import pickle
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from dermtune.errors import SourceError
+from dermtune.places import Place
 from dermtune.sources.dermamnist import dermamnist
 from dermtune_bundle.decode import decode
 
@@ -92,3 +94,14 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         path.write_bytes(data)
         with pytest.raises(SourceError, match="download it again"):
             dermamnist(tmp_path)
+
+
+def test_it_is_read_in_a_bucket(tmp_path: Path, s3: str) -> None:
+    np.savez(tmp_path / "dermamnist.npz", **arrays(32))
+    fsspec.filesystem("s3", skip_instance_cache=True).put(
+        f"{tmp_path}/dermamnist.npz", f"{s3}/dermamnist.npz"
+    )
+    there, here = dermamnist(Place(s3)), dermamnist(tmp_path)
+    assert [(image.path, image.content()) for image in there] == [
+        (image.path, image.content()) for image in here
+    ]

@@ -2,13 +2,14 @@ import os
 import pickle
 import unicodedata
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from dermtune.errors import SourceError
 from dermtune.sources import SourceImage
-from dermtune.sources.files import SourceFiles, file_key
+from dermtune.sources.files import SourceFiles, file_key, file_sizes
 
 
 def lay_out(root: Path) -> SourceFiles:
@@ -143,3 +144,27 @@ def test_what_is_missing_is_told(tmp_path: Path) -> None:
         SourceFiles(tmp_path).require("a.csv", "b.csv")
     with pytest.raises(SourceError, match="nowhere: No such file"):
         SourceFiles(tmp_path).read("nowhere")
+
+
+def test_sizes_are_known_without_reading_of_files_and_by_a_sample_of_the_rest(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(bytes(1234))
+    with zipfile.ZipFile(tmp_path / "part.zip", "w", zipfile.ZIP_DEFLATED) as packed:
+        packed.writestr("b.png", bytes(56789))
+    files = SourceFiles(tmp_path)
+    listed = [
+        SourceImage(name, name, "mel", name, files.content(name))
+        for name in ("a.jpg", "part.zip/b.png", "no")
+    ]
+    read = []
+
+    def drawn(number: int) -> bytes:
+        read.append(number)
+        return bytes(1000 + number)
+
+    images = [*listed, *(SourceImage("d", "d", "mel", "d", partial(drawn, number)) for number in range(5000))]
+    sizes = file_sizes(images)
+    assert sizes[:3] == [1234, 56789, 0]
+    assert sum(sizes[3:]) == pytest.approx(sum(1000 + number for number in range(5000)), rel=0.03)
+    assert len(read) == 32
+    (tmp_path / "a.jpg").unlink()
+    assert file_sizes(images[:1]) == [0]

@@ -3,11 +3,13 @@ import time
 from pathlib import Path
 from zipfile import ZipFile
 
+import fsspec
 import h5py
 import numpy as np
 import pytest
 
 from dermtune.errors import SourceError
+from dermtune.places import Place
 from dermtune.sources.isic2024 import isic2024
 
 HEADER = (
@@ -55,6 +57,20 @@ def test_kaggles_table_and_hdf5_are_read(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         images[3].content()
     assert (images[6].image_id, images[6].content()) == ("ISIC_9", b"\xff\xd89\xff\xd9")
+
+
+def test_hdf5_is_read_in_a_bucket_and_a_store_that_fails_is_no_damage(tmp_path: Path, s3: str) -> None:
+    (tmp_path / "train-metadata.csv").write_text(HEADER + ROWS, encoding="utf-8")
+    pack(tmp_path / "train-image.hdf5", {f"ISIC_{one}": bytes(1 << 21) + b"%d" % one for one in range(1, 7)})
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    store.put(f"{tmp_path}/", f"{s3}/in/", recursive=True)
+    images = isic2024(Place(f"{s3}/in"))
+    assert [one.label for one in images] == LABELS
+    content = pickle.loads(pickle.dumps(images[1].content))  # noqa: S301 - as worker processes get it
+    assert content() == bytes(1 << 21) + b"2"
+    store.copy(f"{s3}/in/train-metadata.csv", f"{s3}/in/train-image.hdf5")
+    with pytest.raises(SourceError, match="is gone or was changed"):
+        images[5].content()
 
 
 @pytest.mark.parametrize("value", [np.bytes_(b"jpeg"), b"jpeg", np.frombuffer(b"jpeg", np.uint8), "jpeg"])

@@ -51,7 +51,7 @@ def test_a_row_without_exactly_one_diagnosis_is_named(tmp_path: Path, marks: lis
 
 
 def test_a_missing_or_foreign_spreadsheet_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="not a readable spreadsheet"):
+    with pytest.raises(SourceError, match=r"no PH2_dataset\.xlsx here"):
         ph2(tmp_path)
     (tmp_path / "PH2_dataset.xlsx").write_bytes(b"not a zip")
     with pytest.raises(SourceError, match="not a readable spreadsheet"):

@@ -11,7 +11,7 @@ from dermtune.backbone import load_backbone
 from dermtune.errors import DataError
 from dermtune.params import Params
 from dermtune.shards import open_array
-from dermtune.stages.embed import embed, embed_array
+from dermtune.stages.embed import embed, embed_files
 from dermtune.table import table_sha256
 
 
@@ -68,13 +68,12 @@ def test_activations_that_do_not_fit_their_type_are_refused(params: Params, tmp_
         for batch in batches:
             yield np.full((len(batch), 4, 2, 2), 70_000, np.float32).astype(params.embed.dtype)
 
-    stored = open_array(tmp_path / "views.npy")
     with (
         np.errstate(over="ignore"),
-        pytest.raises(DataError, match=r"train-00: an activation is too large for float16.*embed\.dtype"),
+        pytest.raises(DataError, match=r"views: an activation is too large for float16.*embed\.dtype"),
     ):
-        embed_array(params.embed, run, stored, (4, 2, 2), tmp_path / "train-00.npy")
-    assert not (tmp_path / "train-00.npy").exists()
+        embed_files(params.embed, lambda: run, [tmp_path / "views.npy"], (4, 2, 2), tmp_path / "out")
+    assert [*(tmp_path / "out").iterdir()] == []
 
 
 def test_a_batch_of_one_that_is_left_over_is_embedded_too(

@@ -1,7 +1,10 @@
 import hashlib
 import json
+import pickle
+import zipfile
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,10 +13,16 @@ from pydantic import ValidationError
 from sklearn.datasets import load_sample_image
 
 from dermtune.appearance import MASKS, unpack_mask
+from dermtune.engine import ComputeConfig
 from dermtune.errors import ConfigError, DataError, SourceError
 from dermtune.params import Params
+from dermtune.places import Place
+from dermtune.quality import check_image
 from dermtune.shards import PackedImages, open_array
+from dermtune.sources import SourceImage
+from dermtune.sources.listing import list_images
 from dermtune.splits import SplitConfig
+from dermtune.stages import ingest as stage
 from dermtune.stages.ingest import IngestConfig, ingest
 from dermtune.table import read_table
 
@@ -320,3 +329,74 @@ def test_a_run_that_fails_leaves_no_table_over_other_images(params: Params, tmp_
     with pytest.raises(SourceError, match="files are unusable"):
         ingest(config(params, source, source="listed"), seed=1, out=out)
     assert not (out / "images.parquet").exists()
+
+
+def write_table_and_zip(folder: Path) -> None:
+    """A table and 40 images, of which every other lies in a .zip, and one is too damaged to be used."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    rows = ["image_id,lesion_id,label,patient_id"]
+    with zipfile.ZipFile(folder / "part.zip", "w") as packed:
+        for number in range(40):
+            path = folder / f"I{number:02d}.jpg"
+            Image.fromarray(rng.integers(0, 255, (36, 48, 3), dtype=np.uint8)).save(path)
+            rows.append(f"{path.stem},L{number},{('mel', 'nv')[number % 2]},P{number}")
+            if number % 2:
+                packed.write(path, f"inner/{path.name}")
+                path.unlink()
+    (folder / "I02.jpg").write_bytes(b"no image")
+    (folder / ".hidden.jpg").write_bytes(b"")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+
+
+def test_a_bucket_is_a_source_as_a_folder_is_and_what_it_held_is_not_looked_at_again(
+    params: Params, s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, url = tmp_path / "source", f"{s3}/clinic/images"
+    write_table_and_zip(source)
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    store.put(f"{source}/", f"{url}/", recursive=True)
+    notes, key = tmp_path / "notes.json", tmp_path / "key"
+    here, there = tmp_path / "here", tmp_path / "there"
+    changes: dict[str, object] = {"source": "listed", "max_quarantine": 0.1}
+
+    ingest(config(params, source, **changes), seed=1, out=here, key=key)
+    from_bucket = config(params, source, **changes, path=url)
+    ingest(from_bucket, seed=1, out=there, key=key, notes=notes)
+    assert {path.name: path.read_bytes() for path in there.iterdir()} == {
+        path.name: path.read_bytes() for path in here.iterdir()
+    }
+    assert len(read_table(there / "images.parquet")) == 39
+
+    class EnoughError(Exception):
+        pass
+
+    def spy(images: list[SourceImage], _: ComputeConfig) -> None:
+        raise EnoughError([image.image_id for image in images])
+
+    monkeypatch.setattr(stage, "check_images", spy)
+    store.copy(f"{url}/I04.jpg", f"{url}/I06.jpg")
+    with pytest.raises(EnoughError) as looked_at:  # what could not be used, and what changed
+        ingest(from_bucket, seed=1, out=there, key=key, notes=notes)
+    assert looked_at.value.args[0] == ["I02", "I06"]
+
+
+def test_a_store_that_fails_ends_the_run_and_sets_nothing_aside(
+    params: Params, s3: str, tmp_path: Path
+) -> None:
+    source, url = tmp_path / "source", f"{s3}/images"
+    write_table_and_zip(source)
+    store = fsspec.filesystem("s3", skip_instance_cache=True)
+    store.put(f"{source}/", f"{url}/", recursive=True)
+    listed = list_images("listed", Place(url), parts={}, columns={}, lesions=40, seed=1)
+    store.rm_file(f"{url}/I04.jpg")
+    with pytest.raises(SourceError, match="a file that was listed is gone or was changed") as told:
+        check_image(listed[4])
+    assert str(pickle.loads(pickle.dumps(told.value))) == str(told.value)  # noqa: S301 - so it leaves a worker
+    assert str(told.value).startswith(f"{url}: cannot be used: ")
+    assert "I04" not in str(told.value)
+    for nowhere in (f"{s3}/nowhere", f"{s3}/images/labels.csv"):
+        with pytest.raises(SourceError, match=f"{nowhere}: no such folder"):
+            ingest(config(params, source, path=nowhere), seed=1, out=tmp_path / "out")
+    with pytest.raises(SourceError, match="bucket does not exist"):
+        ingest(config(params, source, path=f"{s3}-none/x"), seed=1, out=tmp_path / "out")

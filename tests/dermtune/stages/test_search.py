@@ -19,7 +19,7 @@ SPACE = {"lr": {"low": 0.0001, "high": 0.05, "log": True}, "dropout": {"choices"
 
 
 def config(**changes: object) -> SearchConfig:
-    values = {"trials": 4, "sampler": "tpe", "part": 2, "epochs": 2, "space": SPACE}
+    values = {"trials": 4, "sampler": "tpe", "part": 2, "epochs": 2, "space": SPACE, "side_by_side": 1}
     return SearchConfig.model_validate(values | changes)
 
 
