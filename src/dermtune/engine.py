@@ -51,7 +51,8 @@ _Submit = Callable[[Sequence[T]], Callable[[], list[R] | _Failed]]
 class ComputeConfig(Config):
     """Where ingest, augment, embed, search and scoring run; it changes no result.
 
-    Of a search, where trials train with as many threads here as there, which is one.
+    On Ray a trial of a search trains with one thread; with more (OMP_NUM_THREADS) here, sums may round
+    otherwise.
     """
 
     engine: Literal["local", "ray"]
@@ -92,7 +93,8 @@ def engine(
 
         def run(items: Iterable[T]) -> Iterator[R]:
             waiting: deque[Callable[[], list[R] | _Failed]] = deque()
-            for part in _batched(items, chunk):
+            coming = iter(items)
+            while part := list(islice(coming, chunk)):
                 waiting.append(submit(part))
                 if len(waiting) >= under_way:
                     yield from _results(waiting.popleft())
@@ -210,12 +212,13 @@ def _await(ray: Any, coming: Any) -> Any:  # noqa: ANN401 (Ray ships no types)
 
 
 def _join(ray: Any, compute: ComputeConfig) -> None:  # noqa: ANN401 (a module)
-    here: dict[str, Any] = {
-        "num_cpus": compute.workers or None,
-        "include_dashboard": False,
-        "_node_ip_address": "127.0.0.1",
-    }
-    here = {} if compute.address else here
+    here: dict[str, Any] = {}
+    if not compute.address:
+        here = {
+            "num_cpus": compute.workers or None,
+            "include_dashboard": False,
+            "_node_ip_address": "127.0.0.1",
+        }
     host, colon, port = compute.address.removeprefix("ray://").rpartition(":")
     try:
         if colon:  # Ray itself asks for many minutes
@@ -229,9 +232,3 @@ def _join(ray: Any, compute: ComputeConfig) -> None:  # noqa: ANN401 (a module)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"compute.address: {compute.address!r}: no Ray cluster there: {reason}") from error
-
-
-def _batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    waiting = iter(items)
-    while part := list(islice(waiting, size)):
-        yield part

@@ -120,12 +120,7 @@ class ArrayWriter:
         self._path, self._file = path, file
         self._rows_expected, self._shape, self._dtype = shape[0], shape[1:], np.dtype(dtype)
         self._rows = 0
-        self._write_header(shape[0] or 0)
-
-    def _write_header(self, rows: int) -> None:
-        """Numpy leaves room in it for any number of rows, so that it may be written over."""
-        header = {"descr": self._dtype.str, "fortran_order": False, "shape": (rows, *self._shape)}
-        np.lib.format.write_array_header_1_0(self._file, header)
+        _write_header(file, (shape[0] or 0, *self._shape), self._dtype)
 
     def append(self, rows: NDArray[Any]) -> None:
         """Write the next rows, (n, …) of the array's own type."""
@@ -140,9 +135,15 @@ class ArrayWriter:
         """Make sure that every row was written, or say how many they are."""
         if self._rows_expected is None:
             self._file.seek(0)
-            self._write_header(self._rows)
+            _write_header(self._file, (self._rows, *self._shape), self._dtype)
         elif self._rows != self._rows_expected:
             raise ValueError(f"{self._path}: {self._rows} rows written of {self._rows_expected}")
+
+
+def _write_header(file: BinaryIO, shape: tuple[int | None, ...], dtype: np.dtype[Any]) -> None:
+    """Numpy leaves room in it for any number of rows, so that it may be written over."""
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
 
 
 @contextmanager
@@ -168,8 +169,7 @@ def create_rows(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
     """
     with atomic_path(path) as temporary:
         with temporary.open("wb") as file:
-            header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            _write_header(file, shape, np.dtype(dtype))
             file.truncate(file.tell() + math.prod(shape) * np.dtype(dtype).itemsize)
         yield temporary
 

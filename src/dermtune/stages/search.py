@@ -23,7 +23,10 @@ from dermtune.search_space import Choices, Number, Sampler, Span
 from dermtune_bundle.files import atomic_path
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dermtune.search import Score
+    from dermtune.task import Task
     from dermtune.training import EpochRecord
 
 log = logging.getLogger(__name__)
@@ -98,17 +101,20 @@ def search(
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(storage, study_name)
-    run_trials(
-        study,
-        partial(
-            _make_score,
-            config,
-            recipe,
+    make = partial(_make_score, task, config, recipe, seed)
+    if compute.engine == "ray":  # elsewhere it is read anew: pickled, its mapped arrays would go along whole
+        read = partial(
+            read_task,
+            images.absolute(),
+            activations.absolute(),
             backbone=backbone,
             seed=seed,
-            images=images.absolute(),
-            activations=activations.absolute(),
-        ),
+            groups=recipe.weighed_groups,
+        )
+        make = partial(_read_and_make_score, read, config, recipe, seed)
+    run_trials(
+        study,
+        make,
         config.space,
         start={key: getattr(recipe, key) for key in config.space},
         sampler=config.sampler,
@@ -138,25 +144,21 @@ def search(
     return best
 
 
-def _make_score(
-    config: SearchConfig,
-    recipe: FinetuneConfig,
-    *,
-    backbone: BackboneConfig,
-    seed: int,
-    images: Path,
-    activations: Path,
+def _read_and_make_score(
+    read: "Callable[[], Task]", config: SearchConfig, recipe: FinetuneConfig, seed: int
 ) -> "Score":
-    """Read the task, in whatever process; gives what trains on it with a trial's values."""
+    return _make_score(read(), config, recipe, seed)
+
+
+def _make_score(task: "Task", config: SearchConfig, recipe: FinetuneConfig, seed: int) -> "Score":
+    """What trains on a task with a trial's values."""
     import torch
 
     from dermtune.search import Asked, Tried
     from dermtune.splits import assign_folds
-    from dermtune.task import read_task
     from dermtune.training import train_tail
     from dermtune.trunk import resolve_device
 
-    task = read_task(images, activations, backbone=backbone, seed=seed, groups=recipe.weighed_groups)
     device = resolve_device(recipe.device, key="finetune.device")
     train = task.train.resident(device)
     if config.part > 1:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
@@ -63,11 +62,8 @@ def test_a_transformer_goes_from_views_to_the_deployable_graph(
     # evaluate would rightly refuse: to random weights, images that differ look like crops of one another
     graph = Graph((folders["calibrate"] / "model.onnx").read_bytes(), name="model.onnx")
     packed = PackedImages(ingested)
-    found = graph.run(packed.decode(places(trained_on(ingested))[0]))
+    learned = read_table(ingested / "images.parquet", split="train")
+    found = graph.run(packed.decode(places(learned)[0]))
     side = size // PATCH
     assert found.activation_map.shape[-2:] == (side, side)
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-5)
-
-
-def trained_on(images: Path) -> pd.DataFrame:
-    return read_table(images / "images.parquet", split="train")
