@@ -117,7 +117,9 @@ def in_step(tail: Tail) -> nn.Module:
 
     To be called again when other parameters learn. What it gives is to be called by `logits_of`.
     """
-    return DistributedDataParallel(_Replica(tail), broadcast_buffers=False) if dist.is_initialized() else tail
+    return (
+        DistributedDataParallel(_Replica(tail), forward_sync_buffers=False) if dist.is_initialized() else tail
+    )
 
 
 def logits_of(model: nn.Module, activations: Tensor, share: Share) -> Tensor:
