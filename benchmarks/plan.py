@@ -106,6 +106,14 @@ def main() -> None:
     parser.add_argument("--network", type=float, default=25, help="GB/s of each GPU to the others")
     parser.add_argument("--batch", type=int, default=64, help="images a GPU and step")
     parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--gpus-a-machine", type=int, default=8)
+    parser.add_argument(
+        "--compare",
+        type=float,
+        default=3.5e-8,
+        help="seconds of a core to look for copies, for each image times each; from docs/scaling.md, as the"
+        " share of ingest that grows so",
+    )
     parser.add_argument("--gpu-hour", type=float, default=3.0, help="price, with its cores")
     chosen = parser.parse_args()
     run = read_run(chosen.data)
@@ -127,6 +135,10 @@ def main() -> None:
         "ingest": {
             "cores": chosen.images * core_seconds("ingest", run.images) / cores,
             "one writer, 1 GB/s": chosen.images * run.original / 1e9,
+        },
+        "ingest, looking for copies": {
+            "one machine's cores": chosen.compare * chosen.images**2 / chosen.cores / chosen.gpus_a_machine,
+            "all cores, did it use them": chosen.compare * chosen.images**2 / cores,
         },
         "augment": {
             "cores": rows * core_seconds("augment", measured_rows) / cores,

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dermtune_bundle.errors import DermtuneError
+from dermtune_bundle.errors import DermtuneError, without_password
 
 if TYPE_CHECKING:
     from dermtune.params import Params
@@ -97,7 +97,7 @@ def _place(path: Path) -> str:
     text = str(path)
     for here, url in click.get_current_context().meta.get(_URLS, {}).items():
         text = text.replace(here, url.rstrip("/"))
-    return text
+    return without_password(text)
 
 
 Folder = _Local()
@@ -137,7 +137,8 @@ def _read_params(path: Path, *, network: bool = True) -> "Params":
     from dermtune.params import read_params
 
     logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    is_first = os.environ.get("RANK", "0") == "0"  # of torchrun's processes, which would all say the same
+    # of torchrun's processes, which would all say the same
+    is_first = "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0"
     logging.getLogger("dermtune").setLevel(logging.INFO if is_first else logging.WARNING)
     params = read_params(path)
     if network:

@@ -1,7 +1,8 @@
 """Is there room on the disk for what a stage will write? Asked before it starts, not found out hours later.
 
-What a stage writes follows from its input and its choices, to the byte but for headers. Tables, figures and
-reports are some megabytes whatever the number of images, and lie within the margin.
+What a stage writes follows from its input and its choices, to the byte but for headers; files that ingest
+turns into PNG, as HEIC and compressed DICOM, may grow beyond what is asked for. Tables, figures and reports
+are some megabytes whatever the number of images, and lie within the margin.
 """
 
 import math

@@ -101,15 +101,14 @@ def interleave(own: list[T], count: int) -> list[T]:
     return [gathered[number % processes()][number // processes()] for number in range(count)]
 
 
-def require_same(value: object, advice: str) -> None:
-    """Go on together, if all processes are at the same point.
+def require_same(value: object, otherwise: str) -> None:
+    """Go on together, if all processes have the same.
 
     Raises:
-        DataError: on all of them: they are not.
+        DataError: on all of them, with what to say `otherwise`.
     """
-    found = interleave([value], processes())
-    if any(other != value for other in found):
-        raise DataError(f"finetune: processes begin after different epochs ({found}): {advice}")
+    if len(set(interleave([value], processes()))) > 1:
+        raise DataError(f"finetune: {otherwise}")
 
 
 def in_step(tail: Tail) -> nn.Module:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import chain, islice
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field
@@ -129,17 +130,20 @@ class _Making:
     """A pickled `Make`, told apart by its hash: it may hold a network."""
 
     sha256: str
+    folder: Path
+    """Where it is to be done: the paths of params.yaml begin there."""
     pickled: bytes = field(compare=False, repr=False)
 
     @classmethod
     def of(cls, make: Make[T, R]) -> "_Making":
         pickled = pickle.dumps(make)
-        return cls(hashlib.sha256(pickled).hexdigest(), pickled)
+        return cls(hashlib.sha256(pickled).hexdigest(), Path.cwd(), pickled)
 
 
 @lru_cache(maxsize=1)
 def _made(making: _Making) -> Callable[[Any], Any]:
-    """The work's function, made once a process."""
+    """The work's function, made once a process, which goes to the folder for that."""
+    os.chdir(making.folder)
     work: Callable[[Any], Any] = pickle.loads(making.pickled)()  # noqa: S301 (our own process pickled it)
     return work
 
@@ -203,6 +207,11 @@ def _await(ray: Any, coming: Any) -> Any:  # noqa: ANN401 (Ray ships no types)
     try:
         return ray.get(coming)
     except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OSError):
+            raise DataError(
+                f"compute: a worker of Ray: {error.cause}; every machine needs the project's folder, at the"
+                " same place, and the images"
+            ) from error
         raise error.cause from None
     except ray.exceptions.RayError as error:
         reason = str(error).partition("\n")[0]
@@ -229,6 +238,6 @@ def _join(ray: Any, compute: ComputeConfig) -> None:  # noqa: ANN401 (a module)
             logging_level=logging.ERROR,
             **here,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"compute.address: {compute.address!r}: no Ray cluster there: {reason}") from error

@@ -4,6 +4,7 @@ DermtuneError
 ├── ConfigError          params.yaml: edit the key that the message names
 ├── SourceError          a data source is not laid out as expected: fix the folder or ingest.path
 ├── DataError            a stage's input is missing, stale or inconsistent: re-run the stage named
+│   └── DivergedError    training came to no numbers: lower the learning rate
 ├── GateError            the model misses a gate: it is not exported
 └── RegistryError        a bundle is not in the registry, or another was promoted meanwhile
 """
@@ -21,6 +22,10 @@ class SourceError(DermtuneError):
 
 class DataError(DermtuneError):
     """A stage's input is missing, stale or was made from something else."""
+
+
+class DivergedError(DataError):
+    """Training came to no numbers."""
 
 
 class GateError(DermtuneError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-from dermtune_bundle.errors import DermtuneError
+from dermtune_bundle.errors import DermtuneError, without_password
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -202,15 +202,10 @@ def open_place(url: str, failure: type[DermtuneError]) -> tuple[Any, str]:
             files, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True, **settings)
         except ImportError as error:
             extra = ": pip install 'dermtune[s3]'" if settings else ""
-            raise failure(f"{_shown(url)}: {error}{extra}") from error
+            raise failure(f"{url}: {error}{extra}") from error
         except ValueError as error:
-            raise failure(f"{_shown(url)}: {error}") from error
+            raise failure(f"{url}: {error}") from error
     return files, root
-
-
-def _shown(url: str) -> str:
-    """Without a password."""
-    return re.sub(r"//[^/@]*@", "//…@", url)
 
 
 @contextmanager
@@ -225,9 +220,9 @@ def using(url: str, failure: type[DermtuneError]) -> Iterator[None]:
     except DermtuneError:
         raise
     except Exception as error:  # each store's client has a tree of exceptions of its own
-        _LOGGER.debug("%s", url, exc_info=error)
+        _LOGGER.debug("%s", without_password(url), exc_info=error)
         reason = _reason(error)
-        raise failure(f"{_shown(url)}: cannot be used: {reason}") from OSError(reason)
+        raise failure(f"{url}: cannot be used: {reason}") from OSError(reason)
 
 
 def _reason(error: Exception) -> str:

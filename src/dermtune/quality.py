@@ -162,9 +162,14 @@ def _reason(image: SourceImage, labels_of_id: set[str], labels_of_lesion: set[st
 def check_images(
     images: Sequence[SourceImage], compute: ComputeConfig = LOCAL
 ) -> Iterator[CheckedImage | str]:
-    """`check_image` of every image, in order, on all cores or on Ray."""
+    """`check_image` of every image, in order, on all cores or on Ray.
+
+    That another machine does not see a file is no proof that there is none: it is looked for here as well.
+    """
     if images:
-        yield from each(compute, make_check, images, chunk=8, processes=True)
+        checks = each(compute, make_check, images, chunk=8, processes=True)
+        for image, checked in zip(images, checks, strict=True):
+            yield check_image(image) if checked == NO_FILE else checked
 
 
 def make_check() -> Callable[[SourceImage], CheckedImage | str]:

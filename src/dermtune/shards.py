@@ -5,6 +5,7 @@ DVC is slow with many small files, and training needs random access; both format
 
 import io
 import math
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -177,13 +178,18 @@ def create_rows(path: Path, shape: tuple[int, ...], dtype: DTypeLike) -> Iterato
 def write_rows(path: Path, first: int, batches: Iterable[NDArray[Any]]) -> int:
     """Write batches (n, …) into a file of `create_rows`, from row `first` on; gives how many rows they were.
 
+    Other processes write other rows of the file. It is opened for writing alone: who reads as well may, on
+    NFS, write whole pages, with what others had not yet written at their edges.
+
     Raises:
         ValueError: they are of another type or shape, or more than the file has room for.
     """
-    with path.open("r+b", buffering=0) as file:
+    with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        file.seek(file.tell() + first * math.prod(shape[1:]) * dtype.itemsize)
+        start = file.tell() + first * math.prod(shape[1:]) * dtype.itemsize
+    with open(path, "wb", buffering=0, opener=_keep_content) as file:
+        file.seek(start)
         row = first
         for batch in batches:
             row += len(batch)
@@ -195,6 +201,10 @@ def write_rows(path: Path, first: int, batches: Iterable[NDArray[Any]]) -> int:
             while left:  # one write may take less than it was given
                 left = left[file.write(left) :]
     return row - first
+
+
+def _keep_content(path: str, flags: int) -> int:
+    return os.open(path, flags & ~(os.O_CREAT | os.O_TRUNC))
 
 
 def read_batches(array: NDArray[Any], size: int, rows: range | None = None) -> Iterator[NDArray[Any]]:

@@ -28,7 +28,7 @@ from dermtune.distributed import (
     rank,
     require_same,
 )
-from dermtune.errors import DataError
+from dermtune.errors import DataError, DivergedError
 from dermtune.metrics import macro_auroc, recall
 from dermtune.mitigation import GroupWeights
 from dermtune.prefetch import prefetch
@@ -153,7 +153,11 @@ def train_tail(
     )
     state = State(tail, averaged, copy.deepcopy(averaged), optimizer, mitigation.weights)
     history = [EpochRecord(**record) for record in state.load(resume)] if resume else []
-    require_same(len(history), "the folder of --checkpoint must be one that all machines share")
+    require_same(
+        (resume and resume.fingerprint, len(history)),
+        "the processes do not begin with the same: give all machines the same params.yaml, code, images and"
+        " activations, and a folder of --checkpoint that they share",
+    )
     # as many batches as it takes, but none of one image, of which batch statistics would make nothing
     steps = max(1, min(math.ceil(len(train.labels) / config.batch_size), len(train.labels) // 2))
 
@@ -397,11 +401,11 @@ def validate(
     """Loss, macro AUROC and balanced accuracy of one tail; temperature, ensemble and test views come later.
 
     Raises:
-        DataError: training diverged.
+        DivergedError: a logit is no number.
     """
     logits = predict_logits(tail, val, device).double().numpy()
     if not np.isfinite(logits).all():
-        raise DataError("training diverged: a logit is not finite; lower finetune.lr and re-run finetune")
+        raise DivergedError("training diverged: a logit is not finite; lower finetune.lr and re-run finetune")
     return measure_logits(logits, val.labels.numpy(), frequencies, config)
 
 

@@ -63,9 +63,10 @@ def sent(url: str) -> Iterator[Path]:
     Raises:
         DataError: there is a folder of other files, or it cannot be sent; then it is kept here.
     """
+    name = _last(url)
     _check_target(url)
     scratch = Path(tempfile.mkdtemp(prefix="dermtune-"))
-    made = scratch / _last(url)
+    made = scratch / name
     try:
         with _named(made, url):
             yield made
@@ -73,7 +74,7 @@ def sent(url: str) -> Iterator[Path]:
         shutil.rmtree(scratch)
         raise
     try:
-        if os.environ.get("RANK", "0") == "0":
+        if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
             if not made.exists() or (made.is_dir() and not any(made.iterdir())):
                 raise DataError(f"{url}: nothing was written to send")
             _send(made, url)
@@ -83,7 +84,7 @@ def sent(url: str) -> Iterator[Path]:
 
 
 def _last(url: str) -> str:
-    return PurePosixPath(url).name
+    return _safe(url, PurePosixPath(url).name)
 
 
 @contextmanager

@@ -237,7 +237,10 @@ def within_memory(run: Callable[[Tensor], Tensor], stage: str = "embed") -> Call
         while True:
             size = min(len(rows), most or len(rows))
             try:
-                parts = [run(part) for part in torch.split(rows, max(1, size))]
+                if size == len(rows):
+                    return run(rows)
+                # on the CPU: there may be no room for all results either
+                return torch.cat([run(part).cpu() for part in torch.split(rows, size)])
             except torch.OutOfMemoryError as error:
                 if size <= 1:
                     raise DataError(
@@ -247,8 +250,6 @@ def within_memory(run: Callable[[Tensor], Tensor], stage: str = "embed") -> Call
                 most = size // 2
                 log.warning("warning: no room for %d images on the GPU; going on with %d at once", size, most)
                 torch.cuda.empty_cache()
-            else:
-                return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     return careful
 

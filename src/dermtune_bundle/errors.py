@@ -6,9 +6,20 @@ DermtuneError            the root: the command line prints its message and exits
 └── (dermtune.errors)    the training side's branches
 """
 
+import re
+
+
+def without_password(text: str) -> str:
+    """A text whose URLs do not tell who may enter, and how."""
+    return re.sub(r"//[^/@\s]*@", "//…@", text)
+
 
 class DermtuneError(Exception):
     """Root of the tree; its message says what is wrong, where, and what to do."""
+
+    def __str__(self) -> str:
+        """The message, fit to be logged."""
+        return without_password(super().__str__())
 
 
 class ImageError(DermtuneError):

@@ -16,8 +16,16 @@ from torch import Tensor, nn
 
 from dermtune.backbone import Tail, load_backbone
 from dermtune.checkpoint import Resume
-from dermtune.distributed import all_sum, interleave, is_first, own_share, process_group, processes
-from dermtune.errors import ConfigError
+from dermtune.distributed import (
+    all_sum,
+    interleave,
+    is_first,
+    own_share,
+    process_group,
+    processes,
+    require_same,
+)
+from dermtune.errors import ConfigError, DataError
 from dermtune.params import Params
 from dermtune.recipe import FinetuneConfig
 from dermtune.training import Examples, train_tail
@@ -156,6 +164,9 @@ def main() -> None:
     with process_group("cpu"):
         assert processes() == 2
         assert [*interleave([f"{torch.distributed.get_rank()}"] * 2, 4)] == ["0", "1", "0", "1"]
+        require_same(1, "not the same")
+        with pytest.raises(DataError, match="finetune: not the same"):
+            require_same(torch.distributed.get_rank(), "not the same")
         share = own_share(torch.arange(5))
         assert (len(share.images), share.first) == ((3, 0) if is_first() else (2, 3))
         trained = {case: learn(params, out, case) for case in CASES}

@@ -4,6 +4,7 @@ import io
 import pickle
 import socket
 import time
+import traceback
 import zipfile
 from pathlib import Path
 
@@ -38,6 +39,12 @@ def test_what_a_disk_or_a_client_raises_becomes_one_line_without_a_file(tmp_path
         raise ValueError('no answer\nfrom "http://127.0.0.1:9000/inbox/smith.png?x=1", again')
     assert str(told.value) == 's3://inbox: cannot be used: no answer from "http://127.0.0.1:9000", again'
     assert isinstance(told.value.__cause__, OSError)
+
+
+def test_no_error_tells_a_password() -> None:
+    error = SourceError("sftp://me:secret@host/in: no such folder")
+    assert str(error) == "sftp://…@host/in: no such folder"
+    assert "secret" not in "".join(traceback.format_exception(error))
 
 
 def test_an_error_of_ours_stays_as_it_is() -> None:

@@ -12,7 +12,7 @@ from dermtune import training
 from dermtune.backbone import Tail, load_backbone
 from dermtune.checkpoint import Resume
 from dermtune.config import BackboneConfig
-from dermtune.errors import DataError
+from dermtune.errors import DataError, DivergedError
 from dermtune.recipe import FinetuneConfig
 from dermtune.training import (
     EpochRecord,
@@ -259,7 +259,7 @@ def test_validation_images_of_one_class_are_refused() -> None:
 def test_a_training_that_diverges_says_what_to_do() -> None:
     broken = make_examples(2, views=1)
     broken.views[0][0] = np.nan
-    with pytest.raises(DataError, match=r"lower finetune\.lr"):
+    with pytest.raises(DivergedError, match=r"lower finetune\.lr"):
         train_tail(
             make_tail(),
             make_examples(1),

@@ -176,6 +176,20 @@ def test_a_name_that_leads_elsewhere_is_refused(name: str) -> None:
         transport._safe("s3://bucket", name)
 
 
+def test_a_url_that_ends_elsewhere_is_refused(s3: str) -> None:
+    for take in (fetch, send):
+        with pytest.raises(DataError, match="cannot be the name of a file here"):
+            take(f"{s3}/out/..")
+
+
+def test_of_torchruns_processes_the_first_one_sends(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")  # of something else
+    send(f"{s3}/out", a=b"1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    send(f"{s3}/out", a=b"2")
+    assert fetch(f"{s3}/out") == {"a": b"1"}
+
+
 def test_nothing_is_written_outside_the_folder(s3: str, scratch: Path) -> None:
     store().pipe_file(f"{s3}/in/../../../x", b"x")
     with pytest.raises(DataError, match="cannot be the name of a file here"):

@@ -53,7 +53,8 @@ def finetune(
     task = read_task(images, activations, backbone=backbone, seed=seed, groups=config.weighed_groups)
     require_no_leakage(images)
     tail = task.network.tail(len(task.classes), dropout=0, seed=0)
-    require_room("finetune", training_bytes(tail, tails=config.ensemble, folds=config.folds), out)
+    for folder in (out, checkpoint.parent):  # they may lie on different disks
+        require_room("finetune", training_bytes(tail, tails=config.ensemble, folds=config.folds), folder)
     lineage = task.lineage | {"finetune": config.model_dump()}
     resume = Resume(checkpoint, fingerprint=json.dumps(lineage, sort_keys=True))
     with process_group(resolve_device(config.device, key="finetune.device")):

@@ -125,6 +125,8 @@ def ingest(
     """
     kept = read_splits(splits) if splits else {}
     out.mkdir(parents=True, exist_ok=True)
+    for half_written in out.glob(".*-*"):  # by a run that was killed; DVC would keep it
+        half_written.unlink()
     with closing(Memory.load(notes, out) if notes else Memory({}, out)) as memory:
         table, quarantined, implausible_ages = read_source(
             config, seed=seed, out=out, memory=memory, key=key, compute=compute

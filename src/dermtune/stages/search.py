@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from dermtune.config import BackboneConfig, Config
 from dermtune.csv_tables import write_tables
 from dermtune.engine import LOCAL, ComputeConfig
-from dermtune.errors import DataError
+from dermtune.errors import DivergedError
 from dermtune.fingerprint import code_fingerprint
 from dermtune.recipe import FinetuneConfig
 from dermtune.search_space import Choices, Number, Sampler, Span
@@ -101,7 +101,7 @@ def search(
     }
     study_name = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:16]
     study = open_study(storage, study_name)
-    make = partial(_make_score, task, config, recipe, seed)
+    make = partial(_make_score, task, config, recipe, seed=seed, device=device)
     if compute.engine == "ray":  # elsewhere it is read anew: pickled, its mapped arrays would go along whole
         read = partial(
             read_task,
@@ -111,7 +111,7 @@ def search(
             seed=seed,
             groups=recipe.weighed_groups,
         )
-        make = partial(_read_and_make_score, read, config, recipe, seed)
+        make = partial(_read_and_make_score, read, config, recipe, seed=seed, device=device)
     run_trials(
         study,
         make,
@@ -145,21 +145,21 @@ def search(
 
 
 def _read_and_make_score(
-    read: "Callable[[], Task]", config: SearchConfig, recipe: FinetuneConfig, seed: int
+    read: "Callable[[], Task]", config: SearchConfig, recipe: FinetuneConfig, *, seed: int, device: str
 ) -> "Score":
-    return _make_score(read(), config, recipe, seed)
+    return _make_score(read(), config, recipe, seed=seed, device=device)
 
 
-def _make_score(task: "Task", config: SearchConfig, recipe: FinetuneConfig, seed: int) -> "Score":
+def _make_score(
+    task: "Task", config: SearchConfig, recipe: FinetuneConfig, *, seed: int, device: str
+) -> "Score":
     """What trains on a task with a trial's values."""
     import torch
 
     from dermtune.search import Asked, Tried
     from dermtune.splits import assign_folds
     from dermtune.training import train_tail
-    from dermtune.trunk import resolve_device
 
-    device = resolve_device(recipe.device, key="finetune.device")
     train = task.train.resident(device)
     if config.part > 1:
         labels, groups = (task.train_table[key].tolist() for key in ("label", "group_id"))
@@ -184,7 +184,7 @@ def _make_score(task: "Task", config: SearchConfig, recipe: FinetuneConfig, seed
             )
         except _PoorError:
             return Tried(scores, stopped=True)
-        except DataError as error:  # these values make training diverge; others may not
+        except DivergedError as error:  # these values make training diverge; others may not
             log.info("%s%s", named, error)
             return Tried(scores, stopped=True)
         return Tried(scores, stopped=False)

@@ -54,7 +54,10 @@ def test_every_image_listed_is_kept_or_set_aside_with_a_reason(params: Params, t
     (images / "ISIC_0000004.jpg").unlink()
     (images / "ISIC_0000005.jpg").write_bytes((images / "ISIC_0000006.jpg").read_bytes()[:400])
 
+    out.mkdir()
+    (out / ".images-000-killed.tar").touch()
     ingest(config(params, source), seed=1, out=out)
+    assert not (out / ".images-000-killed.tar").exists()
 
     table, quarantine = read_table(out / "images.parquet"), pd.read_parquet(out / "quarantine.parquet")
     summary = json.loads((out / "summary.json").read_text())
