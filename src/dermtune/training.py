@@ -33,7 +33,7 @@ from dermtune.metrics import macro_auroc, recall
 from dermtune.mitigation import GroupWeights
 from dermtune.prefetch import prefetch
 from dermtune.progress import progress
-from dermtune.trunk import resolve_device, within_memory
+from dermtune.trunk import reproducible, resolve_device, within_memory
 
 if TYPE_CHECKING:
     from dermtune.recipe import FinetuneConfig
@@ -284,7 +284,8 @@ class _Gradients:
         while True:
             self._tail.zero_grad()
             try:
-                return self._add(activations, labels, share)
+                with reproducible(labels.device):
+                    return self._add(activations, labels, share)
             except torch.OutOfMemoryError as error:
                 self._halve(len(labels), error)
 
@@ -323,7 +324,7 @@ def predict_logits(tail: Tail, examples: Examples, device: str) -> Tensor:
     """
     tail.eval()
     parts = torch.split(torch.arange(len(examples.labels)), _EVAL_BATCH)
-    with torch.inference_mode():
+    with torch.inference_mode(), reproducible(device):
         own = parts[rank() :: processes()]
         run = within_memory(tail, "finetune")
         found = [run(activations).cpu() for activations, _ in examples.batches(0, own, device)]

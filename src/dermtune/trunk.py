@@ -6,6 +6,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -136,6 +137,30 @@ def resolve_device(device: Device, *, key: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if torch.distributed.is_torchelastic_launched() else "cuda"
 
 
+@contextmanager
+def reproducible(device: str | torch.device) -> Iterator[None]:
+    """Let a GPU give the same bytes again: of torch's algorithms, those that add up in one order.
+
+    Torch warns of an operation that has none. A CPU needs none of it.
+    """
+    if torch.device(device).type != "cuda":
+        yield
+        return
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    memory: Any = torch.utils.deterministic
+    filled = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(mode=True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # nothing reads what it has not written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(mode=before[0], warn_only=before[1])
+        memory.fill_uninitialized_memory = filled
+
+
 def make_runner(trunk: Trunk, *, input_size: int, dtype: str, device: str) -> Runner:
     """What `runner_maker` makes, in this process."""
     return runner_maker(trunk, input_size=input_size, dtype=dtype, device=device)()
@@ -213,7 +238,8 @@ def torch_function(trunk: Trunk, *, dtype: str, device: str) -> Callable[[Tensor
     half = torch.device(device).type == "cuda" and dtype == "float16"
 
     def run(views: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16, enabled=half):
+        bf16 = torch.autocast("cuda", torch.bfloat16, enabled=half)
+        with torch.inference_mode(), reproducible(device), bf16:
             activations: Tensor = module(views)
         return activations
 

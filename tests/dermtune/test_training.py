@@ -359,15 +359,16 @@ def test_activations_on_the_device_give_the_same_batches() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_gpu_trains_on_activations_that_live_there_and_resumes(tmp_path: Path) -> None:
-    def train(epochs: int) -> list[EpochRecord]:
+    def train(epochs: int, name: str = "checkpoint") -> list[EpochRecord]:
         there, val = make_examples(1).resident("cuda"), make_examples(2, views=1)
         assert all(isinstance(view, torch.Tensor) and view.is_cuda for view in there.views)
-        resume, recipe = Resume(tmp_path / "checkpoint.safetensors", "one"), config(epochs=epochs)
+        resume, recipe = Resume(tmp_path / f"{name}.safetensors", "one"), config(epochs=epochs)
         return train_tail(make_tail(), there, val, recipe, seed=1, device="cuda", resume=resume)[1]
 
     before = train(2)
     history = train(8)
     assert history[:2] == before
+    assert train(2, "one") == train(2, "another"), "a GPU gives the same again"
     assert history[-1].train_loss < before[0].train_loss
 
 

@@ -14,6 +14,7 @@ from dermtune.trunk import (
     Fingerprint,
     engine_of,
     make_runner,
+    reproducible,
     resolve_device,
     within_memory,
 )
@@ -126,7 +127,24 @@ def test_a_gpu_gives_what_the_cpu_gives(trunk: Trunk, views: np.ndarray) -> None
             list(make_runner(trunk, input_size=64, dtype=dtype, device="cuda")([views[:2], views[2:]]))
         )
         assert np.abs(found - expected).max() < tolerance * max(1, np.abs(expected).max())
+        again = list(make_runner(trunk, input_size=64, dtype=dtype, device="cuda")([views[:2], views[2:]]))
+        assert np.array_equal(np.concatenate(again), found)
     fingerprint(trunk)  # the trunk itself stays where it is
+
+
+def test_only_a_gpu_is_told_to_be_reproducible_and_only_for_a_while() -> None:
+    told = torch.are_deterministic_algorithms_enabled
+    with reproducible("cpu"):
+        assert not told()
+    with reproducible("cuda:0"):
+        assert told()
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert not torch.utils.deterministic.fill_uninitialized_memory
+        with reproducible("cuda:0"):
+            pass
+        assert told()
+    assert not told()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_a_batch_that_finds_no_room_goes_in_parts(caplog: pytest.LogCaptureFixture) -> None:
