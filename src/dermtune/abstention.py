@@ -7,7 +7,6 @@ from dermtune.inference import Looked
 from dermtune.metrics import Bools, Predictions, estimate, resample, share
 from dermtune_bundle.manifest import Limits
 
-ANY = "any of these"
 _STEPS = 20  # of the curve
 
 
@@ -31,7 +30,7 @@ def measure_flags(
     """
     everything = np.ones(len(flagged), bool)
     columns: dict[str, Bools] = {str(reason): flagged[reason].to_numpy(bool) for reason in flagged}
-    columns[ANY] = np.any(flagged.to_numpy(bool), axis=1)
+    columns[Limits.ANY] = np.any(flagged.to_numpy(bool), axis=1)
     metrics = {reason: share(values, everything) for reason, values in columns.items()}
     sampled = resample(metrics, predictions.drawn, draws=draws, rng=rng)
     rows = []

@@ -22,22 +22,21 @@ from contextlib import closing
 from dataclasses import astuple, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import Field
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest, chi2_contingency, fisher_exact, ks_2samp, kstwobign
 
 from dermtune.compare import is_made_of
-from dermtune.config import Config
 from dermtune.errors import DataError
 from dermtune.inference import look_at_images
 from dermtune.scoring import EMBEDDING
 from dermtune.shards import PackedImages, places
 from dermtune.table import read_table
+from dermtune.upkeep import MonitorConfig
 from dermtune_bundle.bundle import Bundle
 
 REFERENCE: Final = "reference.parquet"
@@ -58,21 +57,6 @@ _LEAST_REFERENCE = 30  # lesions
 _COMPARED = 400  # embeddings of each side, at most: time grows with their square
 _DRAWN_AT_ONCE = 500  # permutations
 _LEAST_EXPECTED = 5  # images in a cell of the chi-square test (Cochran, Biometrics 1954)
-
-
-class MonitorConfig(Config):
-    """When the images of today count as other than those of the calibration."""
-
-    days: Annotated[int, Field(ge=1)]
-    """How far back recent images go."""
-    least: Annotated[int, Field(ge=10)]
-    """Fewest recent images of which anything is said."""
-    level: Annotated[float, Field(ge=0.001, le=0.2)]
-    """Chance of any false alarm in one look, all tests together."""
-    effect: Annotated[float, Field(ge=0, lt=1)]
-    """Smallest difference that counts, of a share or of a distribution, 0 to 1."""
-    unanswered: Annotated[float, Field(gt=0, lt=1)]
-    """Largest share of the inbox's files that may fail."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from dermtune.drift import MEASURED, PROBABILITY, Finding, MonitorConfig, Recent, conclude
+from dermtune.drift import MEASURED, PROBABILITY, Finding, Recent, conclude
 from dermtune.figures import Distribution, daily, distributions, named_shares, to_png
 from dermtune.page import render_page
+from dermtune.upkeep import MonitorConfig
 from dermtune_bundle.files import atomic_path
 from dermtune_bundle.manifest import NOTICE
 

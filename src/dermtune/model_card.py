@@ -12,10 +12,9 @@ from typing import Any
 
 from markdown_it import MarkdownIt
 
-from dermtune.abstention import ANY
 from dermtune.labels import NAMES, lesion_class
 from dermtune.page import amount, render_page
-from dermtune_bundle.manifest import Manifest, OperatingPoint, Quantization, flatten
+from dermtune_bundle.manifest import Limits, Manifest, OperatingPoint, Quantization, flatten
 
 BLANK = "**[a person is to fill this in]**"
 _GROUP_METRICS = ("sensitivity", "specificity")
@@ -144,7 +143,7 @@ def _subgroups(found: Mapping[str, Any] | None) -> str:
 
 
 def _abstains(metrics: Mapping[str, Any]) -> str:
-    found = metrics.get("abstention", {}).get(ANY)
+    found = metrics.get("abstention", {}).get(Limits.ANY)
     return describe_metric(found) if found else "a share that was not measured"
 
 

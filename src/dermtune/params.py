@@ -8,9 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 
 from dermtune.config import BackboneConfig, Sections
-from dermtune.drift import MonitorConfig
 from dermtune.engine import ComputeConfig
-from dermtune.promotion import RetrainConfig
 from dermtune.recipe import FinetuneConfig
 from dermtune.stages.augment import AugmentConfig
 from dermtune.stages.calibrate import CalibrateConfig
@@ -20,6 +18,7 @@ from dermtune.stages.export import ExportConfig
 from dermtune.stages.ingest import IngestConfig
 from dermtune.stages.search import SearchConfig
 from dermtune.studies import StudyConfig
+from dermtune.upkeep import MonitorConfig, RetrainConfig
 from dermtune_bundle.files import atomic_path
 
 

@@ -12,15 +12,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
-from pydantic import Field
 
 from dermtune.appearance import MASKS
 from dermtune.compare import Difference, difference, is_made_of, require_table
-from dermtune.config import Config
 from dermtune.drift import REFERENCE, make_reference
 from dermtune.inference import look_at_images, measure_appearance
 from dermtune.leakage import require_no_leakage
@@ -28,6 +26,7 @@ from dermtune.metrics import Metric, Predictions, auroc, predictions_of, resampl
 from dermtune.shards import PackedImages, open_array, places
 from dermtune.subgroups import ATTRIBUTES, NOT_GIVEN, groups_of
 from dermtune.table import read_table
+from dermtune.upkeep import RetrainConfig
 from dermtune_bundle.bundle import Bundle
 from dermtune_bundle.manifest import MALIGNANT, OperatingPoint
 
@@ -36,22 +35,6 @@ TOO_FEW: Final = "too few lesions"
 LEARNED: Final = "learned.txt"
 """Its name beside a bundle in a registry."""
 _ALPHA = 0.025  # one side of a 95% interval
-
-
-class MarginConfig(Config):
-    """How much worse is still no worse, over all lesions."""
-
-    auroc: Annotated[float, Field(gt=0, lt=1)]
-    sensitivity: Annotated[float, Field(gt=0, lt=1)]
-    specificity: Annotated[float, Field(gt=0, lt=1)]
-
-
-class RetrainConfig(Config):
-    """When a new bundle may replace the champion."""
-
-    margin: MarginConfig
-    subgroup_margin: Annotated[float, Field(gt=0, lt=1)]
-    """How much worse is still no worse in a subgroup, of each metric."""
 
 
 @dataclass(frozen=True)

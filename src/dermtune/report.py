@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from dermtune import figures
-from dermtune.abstention import ANY, flags, measure_flags, risk_coverage
+from dermtune.abstention import flags, measure_flags, risk_coverage
 from dermtune.calibration import softmax
 from dermtune.conformal import measure_sets
 from dermtune.figures import Curve, confusion_matrix, forest, pr_curves, reliability, roc_curves
@@ -39,7 +39,7 @@ from dermtune.page import render_page
 from dermtune.shortcuts import measure_shortcuts
 from dermtune.subgroups import ATTRIBUTES, LEAST_LESIONS, gaps, groups_of, measure_subgroups, worst_group
 from dermtune_bundle.decode import resize
-from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, OperatingPoint, flatten
+from dermtune_bundle.manifest import MALIGNANT, NOTICE, Contract, Diagnosis, Limits, OperatingPoint, flatten
 from dermtune_bundle.pictures import overlay, to_jpeg
 
 _SYNTHETIC = "synthetic"
@@ -449,7 +449,7 @@ def render(
         "worst": worst_group(evaluation.subgroups) if len(evaluation.subgroups) else None,
         "sets": _records(evaluation.sets),
         "flagged": _records(evaluation.flagged),
-        "any_flag": ANY,
+        "any_flag": Limits.ANY,
         "uncalibrated": {name: _metric(one) for name, one in evaluation.uncalibrated.items()},
         "quarantined": quarantined["reason"].value_counts().to_dict(),
         "people": _people(table),

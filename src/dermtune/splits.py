@@ -12,9 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.model_selection import StratifiedGroupKFold
 
 from dermtune.config import Config
 from dermtune.errors import DataError
@@ -77,6 +74,9 @@ def join_groups(*keys: Sequence[Hashable | None]) -> NDArray[np.int64]:
 
 def join_pairs(count: int, pairs: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
     """Group numbers (N,) of N images, of which pairs belong together, transitively."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     rows, others = np.array([*pairs], dtype=np.int64).reshape(-1, 2).T
     graph = coo_array((np.ones(len(rows)), (rows, others)), shape=(count, count))
     _, group = connected_components(graph, directed=False)
@@ -334,6 +334,8 @@ def assign_folds(labels: Sequence[str], groups: Sequence[str], *, folds: int, se
     Returns:
         (N,) number of each image's fold, from 0.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     fold_of = np.empty(len(labels), np.int64)
     with warnings.catch_warnings():

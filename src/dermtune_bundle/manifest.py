@@ -123,6 +123,7 @@ class Limits:
         "too bright",
         "too small",
     )
+    ANY: ClassVar = "any of these"
 
     def reasons(self, distance: float, quality: Quality) -> tuple[str, ...]:
         """Why the model abstains, in words; none: it does not."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dermtune.abstention import ANY, flags, measure_flags, risk_coverage
+from dermtune.abstention import flags, measure_flags, risk_coverage
 from dermtune.inference import Looked
 from dermtune.metrics import Predictions
 from dermtune_bundle.manifest import Limits
@@ -36,10 +36,10 @@ def test_each_flag_is_counted_and_an_image_once_in_all() -> None:
         "too dark": 1,
         "too bright": 0,
         "too small": 0,
-        ANY: 3,
+        Limits.ANY: 3,
     }
-    assert table.loc[ANY, "share"] == 0.75
-    assert table.loc[ANY, "share_low"] < 0.75 <= table.loc[ANY, "share_high"]
+    assert table.loc[Limits.ANY, "share"] == 0.75
+    assert table.loc[Limits.ANY, "share_low"] < 0.75 <= table.loc[Limits.ANY, "share_high"]
 
 
 def test_the_fewer_are_answered_the_fewer_are_wrong() -> None:

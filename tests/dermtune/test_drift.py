@@ -15,7 +15,6 @@ from dermtune.cli import cli
 from dermtune.drift import (
     REFERENCE,
     Finding,
-    MonitorConfig,
     Recent,
     conclude,
     energy_test,
@@ -30,6 +29,7 @@ from dermtune.errors import DataError
 from dermtune.registry import Registry
 from dermtune.scoring import EMBEDDING, score_inbox
 from dermtune.table import read_table, table_sha256
+from dermtune.upkeep import MonitorConfig
 from dermtune_bundle import Bundle
 from dermtune_bundle.bundle import write_bundle
 

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dermtune.drift import MonitorConfig, Recent, measure_drift
+from dermtune.drift import Recent, measure_drift
 from dermtune.drift_report import Look, _figures, render_drift, write_drift_report
 from dermtune.scoring import EMBEDDING
+from dermtune.upkeep import MonitorConfig
 
 CONFIG = MonitorConfig(days=7, least=20, level=0.01, effect=0.2, unanswered=0.2)
 

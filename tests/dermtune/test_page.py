@@ -4,9 +4,10 @@ import pytest
 from jinja2 import UndefinedError
 from pandas import DataFrame
 
-from dermtune.drift import MonitorConfig, Recent
+from dermtune.drift import Recent
 from dermtune.drift_report import Look, render_drift
 from dermtune.page import amount, data_uri, render_page
+from dermtune.upkeep import MonitorConfig
 
 CONFIG = MonitorConfig(days=7, least=20, level=0.01, effect=0.2, unanswered=0.2)
 

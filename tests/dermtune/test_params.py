@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,16 @@ def changed(folder: Path, key: str, value: object) -> Path:
 
 def test_the_projects_own_params_are_valid() -> None:
     assert read_params(PARAMS).backbone.name == "tf_efficientnet_lite0"
+
+
+def test_reading_them_loads_nothing_that_only_some_stages_need() -> None:
+    code = (
+        f"from dermtune.params import *; read_params(Path({str(PARAMS)!r})); import sys; print(*sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    loaded = set(shown.split())
+    assert "dermtune.stages.ingest" in loaded
+    assert not loaded & {"torch", "timm", "sklearn", "scipy", "matplotlib", "albumentations", "ray"}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from dermtune.metrics import Predictions
 from dermtune.promotion import (
     ALL,
     Judged,
-    RetrainConfig,
     Verdict,
     compare_with_champion,
     judge,
@@ -25,6 +24,7 @@ from dermtune.promotion import (
 )
 from dermtune.shards import ImagePacker
 from dermtune.table import COLUMNS, table_sha256, write_table
+from dermtune.upkeep import RetrainConfig
 from dermtune_bundle.bundle import write_bundle
 from dermtune_bundle.manifest import Manifest, OperatingPoint
 

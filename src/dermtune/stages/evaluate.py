@@ -23,7 +23,6 @@ from dermtune.duplicates import find_duplicates
 from dermtune.errors import DataError
 from dermtune.fingerprint import file_sha256
 from dermtune.goals import require_target
-from dermtune.inference import look_at_images, probe_images, read_model
 from dermtune.leakage import EMBEDDINGS, PRINTS, look_alikes, require_no_leakage
 from dermtune.memory import Memory
 from dermtune.shards import PackedImages, open_array, places
@@ -55,6 +54,8 @@ def evaluate(config: EvaluateConfig, *, seed: int, images: Path, model: Path, ou
             trained on another image table.
         ImageError: an image can't be read.
     """
+    from dermtune.inference import read_model
+
     require_no_leakage(images)
     table = read_table(images / "images.parquet")
     graph, contract = read_model(model)
@@ -141,6 +142,7 @@ def _measure(
 ) -> None:
     """Measure the graph on the test images of the table, and write what there is to see."""
     from dermtune.figures import to_png
+    from dermtune.inference import look_at_images, probe_images
     from dermtune.metrics import headline, summarize
     from dermtune.report import (
         draw_figures,

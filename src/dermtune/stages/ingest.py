@@ -20,15 +20,12 @@ from pydantic import AfterValidator, Field
 from dermtune.appearance import MASKS, NO_MASK
 from dermtune.choice import choose
 from dermtune.config import Config
-from dermtune.croissant import croissant
-from dermtune.data_card import balance
 from dermtune.disk import packed_bytes, require_room
 from dermtune.duplicates import SIDE, Pair
 from dermtune.engine import LOCAL, ComputeConfig
 from dermtune.labels import Task, lesion_class, require_class
 from dermtune.leakage import PRINTS
 from dermtune.memory import Memory, state_of
-from dermtune.metadata import metadata_aurocs, suspicious
 from dermtune.places import root_of
 from dermtune.privacy import pseudonym, read_key
 from dermtune.progress import progress
@@ -324,6 +321,10 @@ def _write_tables(
     described: Mapping[str, Any],
     state: Mapping[str, str],
 ) -> None:
+    from dermtune.croissant import croissant
+    from dermtune.data_card import balance
+    from dermtune.metadata import metadata_aurocs, suspicious
+
     told = metadata_aurocs(table)
     for row in suspicious(told).itertuples():
         message = "warning: %s alone tells %s (AUROC %.3f)"
